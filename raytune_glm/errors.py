@@ -1,0 +1,29 @@
+"""Errors that a user can cause, each one an exit status of the command line.
+
+Everything below derives from `UserError`, which a command prints on stderr without a traceback and
+turns into exit status 2. The message says the rule, the value and the remedy. Read next: `log`.
+"""
+
+
+class UserError(Exception):
+    """A fault of the input: what was asked for cannot be done, and the message says why."""
+
+
+class ConfigError(UserError, ValueError):
+    """A setting, or a pair of settings, that is wrong."""
+
+
+class DataError(UserError, ValueError):
+    """A data file or one of its rows that cannot be used."""
+
+
+class ModelError(UserError, ValueError):
+    """A checkpoint folder or a tokenizer that cannot be used."""
+
+
+class ResourceError(UserError, RuntimeError):
+    """More workers, devices or memory than the machine or the cluster has."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or the gradient became NaN or infinite; the trial ends before the optimizer step."""

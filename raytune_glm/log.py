@@ -1,0 +1,17 @@
+"""Logging: modules log through `logging.getLogger(__name__)`; only a command's `main` configures it."""
+
+import logging
+from pathlib import Path
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def log_to_file(path: Path) -> logging.Handler:
+    """Send this package's log records to `path` (appended, UTF-8), and nothing to the terminal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(FORMAT))
+    root = logging.getLogger("raytune_glm")
+    root.setLevel(logging.INFO)
+    root.addHandler(handler)
+    return handler

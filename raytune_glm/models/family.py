@@ -1,0 +1,134 @@
+"""What the rest of the project may ask of a model family, and the plain data it is asked with.
+
+A family is one file in this package: its facts (module names, prompt layout, sizes) and nothing about
+training. This file and every family file import neither torch nor transformers at module level, so
+that a sweep file is checked in well under a second. Read next: `chatglm3`, then `loading`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+IGNORED_LABEL = -100
+"""Label of a token that carries no loss (PyTorch's `cross_entropy` default `ignore_index`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of a conversation; an instruction row is a user turn and an assistant turn."""
+
+    role: Role
+    parts: tuple[str, ...]
+    """Text, in pieces that are tokenized one by one: the published ChatGLM code tokenizes `instruction`
+    and `input` separately, which a sentencepiece tokenizer with a dummy prefix can tell apart."""
+
+    @property
+    def content(self) -> str:
+        """The whole text of the turn."""
+        return "".join(self.parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A training row as token ids; `labels` is `IGNORED_LABEL` where no loss is taken."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearShape:
+    """One linear layer of a model: its full module name and its size."""
+
+    name: str
+    in_features: int
+    out_features: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """The sizes of a model that parameter arithmetic needs, read off its configuration alone."""
+
+    total_parameters: int
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    num_key_value_heads: int
+    head_dim: int
+    max_length: int
+    """Longest sequence in tokens that the model's position table allows."""
+    linears: tuple[LinearShape, ...]
+    """Every linear layer inside the transformer's layers, in order; no embedding, no output head."""
+
+
+class Family(ABC):
+    """The facts of one model family. Implementations are stateless."""
+
+    name: str
+    """Key in `raytune_glm.models.FAMILIES` and value of `model.family` in a sweep file."""
+    layers_path: str
+    """Module path of the list of transformer layers, e.g. `transformer.encoder.layers`."""
+    attention_modules: tuple[str, ...]
+    """Last names of the linears in attention, what `target_modules: attention` means."""
+    mlp_modules: tuple[str, ...]
+    """Last names of the linears in the feed-forward part, what `target_modules: mlp` means."""
+    default_lora_modules: tuple[str, ...]
+    """LoRA's targets where the user names none: those that the published tools use."""
+
+    @abstractmethod
+    def matches(self, config: Mapping[str, Any]) -> bool:
+        """Say whether a checkpoint's `config.json` is of this family."""
+
+    @abstractmethod
+    def shape(self, config: Mapping[str, Any]) -> ModelShape:
+        """Work out the sizes of the model from its `config.json`, without building it."""
+
+    @abstractmethod
+    def encode(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        messages: Sequence[Message],
+        *,
+        max_length: int,
+        max_source_length: int,
+    ) -> Encoded:
+        """Turn a conversation that ends with an assistant turn into a training row.
+
+        Loss is taken on what the assistant says, as the family's published training code does it;
+        too long a source is cut to `max_source_length` tokens by the family's own rule, too long an
+        answer so that the row has at most `max_length` tokens.
+
+        Args:
+            tokenizer: The family's tokenizer, from `load_tokenizer`.
+            messages: The turns; the last one is the assistant's.
+            max_length: Longest row in tokens.
+            max_source_length: Longest source in tokens, template included.
+
+        Returns:
+            Token ids and labels of equal length.
+        """
+
+    @abstractmethod
+    def encode_prompt(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        messages: Sequence[Message],
+        *,
+        max_source_length: int,
+    ) -> list[int]:
+        """Turn a conversation that ends with a user (or tool) turn into the ids to generate from.
+
+        It is the exact prefix of the row that `encode` makes of the same turns plus an answer.
+        """
+
+    @abstractmethod
+    def stop_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """Ids at which generation ends."""
