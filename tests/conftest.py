@@ -1,0 +1,26 @@
+"""Fixtures that every test may use, and the rule for tests that need `../shared`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if SHARED.is_dir():
+        return
+    if os.environ.get("RAYTUNE_GLM_REQUIRE_SHARED"):
+        raise pytest.UsageError(f"the tests marked `shared` must run here, but {SHARED} is missing")
+    for item in items:
+        if item.get_closest_marker("shared"):
+            item.add_marker(pytest.mark.skip(reason=f"needs {SHARED}, which is not there"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the oracle fixtures and the real rows."""
+    return SHARED
