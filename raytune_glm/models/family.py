@@ -42,6 +42,8 @@ class Encoded:
 
     input_ids: list[int]
     labels: list[int]
+    truncated: bool
+    """Whether a token of the source or the answer was cut off to keep within the limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
