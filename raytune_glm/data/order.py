@@ -1,0 +1,143 @@
+"""Which rows each step trains on: a pure function of seed and step, so that resuming costs nothing.
+
+Rows are shuffled anew each epoch and the epochs are laid end to end; global batch `step` is the
+slice `[step * batch_size, (step + 1) * batch_size)` of that endless row. A batch may therefore span
+two epochs: every batch is full, no row is left out, and no epoch ends on a small batch whose
+gradient would weigh its rows more. Read next: `collation`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+"""Row numbers, shape [num_rows]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOrder:
+    """The order of the rows of one run.
+
+    Raises:
+        ValueError: A count is below 1 or the seed below 0.
+    """
+
+    num_rows: int
+    """Rows in the training split."""
+    batch_size: int
+    """Rows a step, over all ranks; may exceed `num_rows`."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.num_rows < 1 or self.batch_size < 1 or self.seed < 0:
+            raise ValueError(
+                "`num_rows` and `batch_size` must be >= 1 and `seed` >= 0, but got "
+                f"num_rows={self.num_rows}, batch_size={self.batch_size} and seed={self.seed}"
+            )
+
+    def batch_at(self, step: int) -> Indices:
+        """Give the rows of one step, without those of the steps before.
+
+        Args:
+            step: Step number, from 0.
+
+        Returns:
+            `batch_size` row numbers, shape [batch_size].
+        """
+        first = step * self.batch_size
+        epochs = range(first // self.num_rows, (first + self.batch_size - 1) // self.num_rows + 1)
+        rows = np.concatenate([shuffled(self.num_rows, self.seed, epoch) for epoch in epochs])
+        start = first % self.num_rows
+        return rows[start : start + self.batch_size]
+
+    def num_steps(self, epochs: float) -> int:
+        """Count the steps after which every row was seen `epochs` times; the last may go beyond."""
+        # Rounded first: 100 rows * 1.1 epochs is 110.00000000000001 in floating point.
+        return math.ceil(round(self.num_rows * epochs / self.batch_size, 9))
+
+    def epoch_at(self, step: int) -> float:
+        """Say how many epochs lie before a step."""
+        return step * self.batch_size / self.num_rows
+
+
+def global_batches(
+    num_rows: int, *, batch_size: int, seed: int, num_steps: int, first_step: int = 0
+) -> Iterator[Indices]:
+    """Give the rows of each step of a run.
+
+    Args:
+        num_rows: Rows in the training split, >= 1.
+        batch_size: Rows a step, over all ranks, >= 1.
+        seed: The run's seed, >= 0.
+        num_steps: Steps of the whole run.
+        first_step: Step to go on from.
+
+    Yields:
+        Row numbers, shape [batch_size], for the steps `first_step` to `num_steps - 1`.
+    """
+    order = BatchOrder(num_rows=num_rows, batch_size=batch_size, seed=seed)
+    for step in range(first_step, num_steps):
+        yield order.batch_at(step)
+
+
+def micro_batches(
+    indices: Indices, *, rank: int, world_size: int, micro_batch_size: int
+) -> list[Indices]:
+    """Give a rank its piece of a global batch, in micro-batches.
+
+    Every rank gets the same number of rows and of micro-batches; both are contiguous pieces, so the
+    rows of all ranks, in the order of ranks, are the global batch whatever the sizes. The last
+    micro-batch is smaller where the rank's rows do not divide evenly.
+
+    Args:
+        indices: A global batch, shape [batch_size].
+        rank: This worker, from 0.
+        world_size: Number of workers.
+        micro_batch_size: Most rows in one forward pass.
+
+    Returns:
+        Row numbers, each array of shape [<= micro_batch_size].
+
+    Raises:
+        ValueError: The global batch does not divide evenly among the workers.
+    """
+    if len(indices) % world_size:
+        raise ValueError(
+            "the global batch size must be a multiple of the number of workers, but got "
+            f"{len(indices)} rows and {world_size} workers"
+        )
+    share = len(indices) // world_size
+    mine = indices[rank * share : (rank + 1) * share]
+    return [mine[at : at + micro_batch_size] for at in range(0, share, micro_batch_size)]
+
+
+def rank_rows(num_rows: int, *, rank: int, world_size: int) -> range:
+    """Give a rank its contiguous share of the rows to evaluate, equal to within one row."""
+    return range(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)
+
+
+@lru_cache(maxsize=4)
+def shuffled(num_rows: int, seed: int, epoch: int) -> Indices:
+    """Shuffle the rows of one epoch.
+
+    Sorting raw PCG64 output, and not `Generator.permutation`: NumPy keeps the stream of a bit
+    generator for good, but may change what a `Generator` makes of it (NEP 19).
+
+    Args:
+        num_rows: Rows in the training split.
+        seed: The run's seed.
+        epoch: Epoch number, from 0.
+
+    Returns:
+        The numbers 0 to `num_rows - 1`, read-only, shape [num_rows].
+    """
+    keys = np.random.PCG64([seed, epoch]).random_raw(num_rows)
+    rows = np.argsort(keys, kind="stable").astype(np.int64)
+    rows.flags.writeable = False
+    return rows

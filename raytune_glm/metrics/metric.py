@@ -1,0 +1,60 @@
+"""What a metric is. Read next: `triple_f1`, then the table in `raytune_glm.metrics`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+
+class Metric(ABC):
+    """A number by which trials are compared. Implementations are stateless.
+
+    Every metric is a weighted mean over rows: a row has a value and a weight, and the score is
+    `sum(value * weight) / sum(weight)`. Ranks are combined by summing the two sums over all ranks
+    and dividing once, so that the score does not depend on how rows were divided among ranks.
+    """
+
+    name: str
+    """Key in `METRICS`, value of `search.metric`, and name in every results file."""
+    direction: Literal["max", "min"]
+    """Whether more or less is better."""
+    needs_generation: bool
+    """Whether it scores generated answers, which cost far more time than a loss: True for every
+    `AnswerMetric`."""
+
+
+class AnswerMetric(Metric):
+    """A metric of generated answers: each row has the same weight, 1."""
+
+    needs_generation = True
+
+    @abstractmethod
+    def score(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+        """Score each answer by itself.
+
+        Args:
+            predictions: Generated answers.
+            references: For each answer, the texts that count as right, at least one.
+
+        Returns:
+            A score for each answer, in the same order.
+        """
+
+
+def weighted_mean(total: float, weight: float) -> float:
+    """Make a score of the two sums of a metric, each summed over all rows of all ranks.
+
+    Args:
+        total: Sum of value times weight.
+        weight: Sum of weights.
+
+    Returns:
+        The score.
+
+    Raises:
+        ValueError: The weights add up to zero: there was nothing to score.
+    """
+    if not weight:
+        raise ValueError("a metric must have something to score, but its weights add up to 0")
+    return total / weight
