@@ -147,7 +147,13 @@ class SplitEncoder:
         except DataError as error:
             raise DataError(f"{row.file}, line {row.line}: {error}") from error
         assert len(encoded.input_ids) == len(encoded.labels), "a label for every token"
-        assert len(encoded.input_ids) <= self._config.max_length, "the family cuts to max_length"
+        if len(encoded.input_ids) > self._config.max_length:
+            raise DataError(
+                f"{row.file}, line {row.line}: `max_source_length` must leave room for the special "
+                f"tokens, but with max_source_length={self._config.max_source_length} the row has "
+                f"{len(encoded.input_ids)} tokens and max_length={self._config.max_length}; lower "
+                "the first or raise the second"
+            )
         return encoded
 
     def _count(self, encoded: Encoded, num_labels: int) -> None:

@@ -248,7 +248,7 @@ def _unknown(record: Mapping[str, Any]) -> str:
     near = [
         f"; `{key}` is nearest to `{match[0]}`"
         for key in record
-        if (match := difflib.get_close_matches(key, known_fields, n=1, cutoff=0.6))
+        if (match := difflib.get_close_matches(key, known_fields, n=1, cutoff=0.75))
     ]
     formats = " or ".join("{" + ", ".join(known.fields) + "}" for known in FORMATS.values())
     return f"the row must have the fields {formats}, but has {has}{''.join(near)}"
