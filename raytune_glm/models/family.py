@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -84,14 +85,52 @@ class Family(ABC):
     """Last names of the linears in the feed-forward part, what `target_modules: mlp` means."""
     default_lora_modules: tuple[str, ...]
     """LoRA's targets where the user names none: those that the published tools use."""
+    tokenizer_files: tuple[str, ...]
+    """Files of a checkpoint folder of which at least one must be there to build a tokenizer."""
 
     @abstractmethod
-    def matches(self, config: Mapping[str, Any]) -> bool:
-        """Say whether a checkpoint's `config.json` is of this family."""
+    def has_layout(self, config: Mapping[str, Any]) -> bool:
+        """Say whether this family's code can run the model that a `config.json` describes."""
+
+    def matches(self, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> bool:
+        """Say whether a checkpoint is of this family and of no other that shares its layout.
+
+        Args:
+            config: The checkpoint's `config.json`.
+            tokenizer_config: Its `tokenizer_config.json`; empty where there is none.
+        """
+        return self.has_layout(config)
 
     @abstractmethod
-    def shape(self, config: Mapping[str, Any]) -> ModelShape:
-        """Work out the sizes of the model from its `config.json`, without building it."""
+    def shape(self, config: Mapping[str, Any], folder: Path | None = None) -> ModelShape:
+        """Work out the sizes of the model without building it.
+
+        Args:
+            config: The checkpoint's `config.json`.
+            folder: The checkpoint, for a family that reads sizes off the weights' headers.
+
+        Raises:
+            ModelError: A size is missing or impossible.
+        """
+
+    def fitted(self, shape: ModelShape) -> Family:
+        """Give the family with its module names narrowed to a model; known families need none."""
+        return self
+
+    def model_class(self) -> Any:
+        """Give the class whose `from_pretrained` builds the model; imports transformers."""
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM
+
+    def build_tokenizer(self, folder: Path) -> PreTrainedTokenizerBase:
+        """Build the tokenizer of a checkpoint folder; imports transformers."""
+        from transformers import AutoTokenizer
+
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+        return tokenizer
 
     @abstractmethod
     def encode(
@@ -134,3 +173,14 @@ class Family(ABC):
     @abstractmethod
     def stop_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Ids at which generation ends."""
+
+    def answer(self, tokenizer: PreTrainedTokenizerBase, generated_ids: Sequence[int]) -> str:
+        """Turn generated ids, the prompt's left out, into the text of the answer.
+
+        What follows the first stop token is dropped, and so are blanks at both ends.
+        """
+        stops = set(self.stop_token_ids(tokenizer))
+        ids = list(generated_ids)
+        end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
+        text: str = tokenizer.decode(ids[:end], skip_special_tokens=True)
+        return text.strip()

@@ -1,0 +1,201 @@
+"""Model families: what is known of a checkpoint without torch, and how it is loaded with it.
+
+`FAMILIES` is the table of families; a new one is its own file and a line here. Importing this package
+is light: torch and transformers are imported by `load_model`, `load_tokenizer` and `register`.
+Read next: `family`, then `folder`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from raytune_glm.errors import ModelError
+from raytune_glm.models import folder as folders
+from raytune_glm.models.chatglm2 import ChatGLM2
+from raytune_glm.models.chatglm3 import ChatGLM3
+from raytune_glm.models.family import Encoded, Family, LinearShape, Message, ModelShape
+from raytune_glm.models.generic import Generic
+from raytune_glm.models.llama import Llama
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = [
+    "FAMILIES",
+    "Checkpoint",
+    "Encoded",
+    "Family",
+    "LinearShape",
+    "Message",
+    "ModelShape",
+    "Precision",
+    "Quantization",
+    "family_of",
+    "inspect_folder",
+    "load_model",
+    "load_tokenizer",
+    "register",
+]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Quantization = Literal["int8", "nf4"]
+
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (ChatGLM3(), ChatGLM2(), Llama(), Generic())
+}
+"""Every family by name. The first one that matches a checkpoint is taken, so `generic` is last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What is known of a checkpoint without loading it."""
+
+    folder: Path
+    config: dict[str, Any]
+    family: Family
+    shape: ModelShape
+
+
+def family_of(
+    config: Mapping[str, Any],
+    name: str | None = None,
+    *,
+    tokenizer_config: Mapping[str, Any] | None = None,
+) -> Family:
+    """Find the family of a checkpoint.
+
+    Args:
+        config: Its `config.json`.
+        name: The family that the user named, which then decides.
+        tokenizer_config: Its `tokenizer_config.json`, for families that `config.json` cannot tell apart.
+
+    Raises:
+        ModelError: No family has the architecture, several have it and nothing tells which it is, or
+            the one that was named does not exist or does not have it.
+    """
+    if name is not None:
+        return _named_family(config, name)
+    fitting = [family for family in FAMILIES.values() if family.has_layout(config)]
+    for family in fitting:
+        if family.matches(config, tokenizer_config or {}):
+            return family
+    if fitting:
+        names = " or ".join(family.name for family in fitting)
+        raise ModelError(
+            f"the checkpoint is {names}, whose architecture is the same, and neither `_name_or_path` "
+            "in config.json nor `name_or_path` in tokenizer_config.json tells which: set "
+            f"`model.family` to {names}."
+        )
+    raise ModelError(
+        f"{_architecture(config)} is no architecture that can be loaded without running the "
+        f"checkpoint's own code: use a {', '.join(list(FAMILIES)[:-1])} checkpoint or a causal "
+        "language model that transformers has."
+    )
+
+
+def inspect_folder(path: str | Path, family_name: str | None = None) -> Checkpoint:
+    """Look at a checkpoint without torch: its family, its sizes, and whether its files are whole.
+
+    Args:
+        path: A folder in the published layout, or a hub id (then its small files are fetched).
+        family_name: The family that the user named, if any.
+
+    Raises:
+        ModelError: It cannot be used; the message says what is missing or wrong.
+    """
+    folder = folders.local_folder(path, with_weights=False)
+    config = folders.read_json(folder, "config.json")
+    tokenizer_config = folders.read_optional_json(folder, "tokenizer_config.json")
+    family = family_of(config, family_name, tokenizer_config=tokenizer_config)
+    if folder == Path(path):
+        folders.weight_files(folder)
+    folders.require_tokenizer(folder, family.tokenizer_files)
+    shape = family.shape(config, folder)
+    return Checkpoint(folder=folder, config=config, family=family.fitted(shape), shape=shape)
+
+
+def load_model(
+    path: str | Path,
+    *,
+    precision: Precision = "fp32",
+    quantization: Quantization | None = None,
+    device: str = "cpu",
+) -> PreTrainedModel:
+    """Load a causal language model in evaluation mode, its weights in memory once.
+
+    Code in the checkpoint is never run. Safe to call from many processes at once.
+
+    Args:
+        path: A folder in the published layout, or a hub id.
+        precision: Of the weights, or where they are quantised, of the rest and of the arithmetic.
+        quantization: Quantise the linears in the layers with bitsandbytes while loading.
+        device: Where the weights go: `cpu`, `cuda`, `cuda:1`, ...
+
+    Raises:
+        ModelError: The checkpoint cannot be used; the message says what is missing or wrong.
+    """
+    from raytune_glm.models.loading import load
+
+    folder = folders.local_folder(path)
+    config = folders.read_json(folder, "config.json")
+    fitting = (family for family in FAMILIES.values() if family.has_layout(config))
+    # Families that share a layout share the model's code, so the first one serves; where there is
+    # none, `family_of` says why.
+    family = next(fitting, None) or family_of(config)
+    return load(folder, family, precision=precision, quantization=quantization, device=device)
+
+
+def load_tokenizer(path: str | Path, *, family: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a checkpoint's tokenizer. Safe to call from many processes at once.
+
+    Args:
+        path: A folder in the published layout, or a hub id.
+        family: The family that the user named, for a checkpoint that does not tell.
+
+    Raises:
+        ModelError: The tokenizer cannot be built; the message says what is missing or wrong.
+    """
+    folder = folders.local_folder(path, with_weights=False)
+    config = folders.read_json(folder, "config.json")
+    tokenizer_config = folders.read_optional_json(folder, "tokenizer_config.json")
+    found = family_of(config, family, tokenizer_config=tokenizer_config)
+    folders.require_tokenizer(folder, found.tokenizer_files)
+    try:
+        return found.build_tokenizer(folder)
+    except ModelError:
+        raise
+    except Exception as error:  # a damaged vocabulary raises whatever its reader likes
+        raise ModelError(
+            f"the tokenizer of {folder} cannot be built ({type(error).__name__}: {error}): copy "
+            f"{' or '.join(found.tokenizer_files)} again."
+        ) from error
+
+
+def register() -> None:
+    """Enter our ChatGLM code into transformers' Auto classes. May be called again, from anywhere."""
+    from raytune_glm.models.loading import register_auto_classes
+
+    register_auto_classes()
+
+
+def _named_family(config: Mapping[str, Any], name: str) -> Family:
+    if name not in FAMILIES:
+        near = difflib.get_close_matches(name, FAMILIES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(FAMILIES)}."
+        raise ModelError(f"`model.family` must be a known family, but got family={name!r}: {hint}")
+    family = FAMILIES[name]
+    if not family.has_layout(config):
+        raise ModelError(
+            f"`model.family` must fit the checkpoint, but got family={name!r} for a config.json of "
+            f"{_architecture(config)}: leave the setting out, or give another folder."
+        )
+    return family
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures") or ["no named class"]
+    return f"model_type={config.get('model_type')!r} ({', '.join(map(str, names))})"

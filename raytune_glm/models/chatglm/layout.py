@@ -1,0 +1,110 @@
+"""What the published ChatGLM2 / ChatGLM3 layout says, told from `config.json` without torch.
+
+ChatGLM2-6B and ChatGLM3-6B share one architecture and one `config.json` up to `_name_or_path`; they
+differ in the tokenizer's role tokens and in the chat format. Names and sizes follow `modeling_chatglm.py`
+of the THUDM hub repositories (chatglm2-6b, chatglm3-6b). Read next: `configuration`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from raytune_glm.errors import ModelError
+from raytune_glm.models.family import LinearShape, ModelShape
+
+MODEL_TYPE = "chatglm"
+LAYERS_PATH = "transformer.encoder.layers"
+
+_LAYOUT_KEYS = ("padded_vocab_size", "multi_query_group_num", "ffn_hidden_size", "kv_channels")
+
+
+def has_layout(config: Mapping[str, Any]) -> bool:
+    """Say whether a `config.json` describes the architecture that ChatGLM2 and ChatGLM3 share."""
+    return config.get("model_type") == MODEL_TYPE and all(key in config for key in _LAYOUT_KEYS)
+
+
+def named_family(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> str | None:
+    """Tell ChatGLM2 from ChatGLM3 by the names written in a checkpoint's two config files.
+
+    Args:
+        config: `config.json`; its `family` (which our own `save_pretrained` writes) decides, then
+            the last part of `_name_or_path`.
+        tokenizer_config: `tokenizer_config.json`, asked in the same way with `name_or_path`.
+
+    Returns:
+        `"chatglm2"`, `"chatglm3"`, or None where nothing tells.
+    """
+    for document, key in ((config, "_name_or_path"), (tokenizer_config, "name_or_path")):
+        if document.get("family") in ("chatglm2", "chatglm3"):
+            return str(document["family"])
+        last_part = str(document.get(key) or "").rstrip("/").rpartition("/")[2].lower()
+        if found := re.search(r"chatglm[-_]?([23])(?!\d)", last_part):
+            return f"chatglm{found[1]}"
+    return None
+
+
+def shape(config: Mapping[str, Any]) -> ModelShape:
+    """Work out the sizes of a ChatGLM2 / ChatGLM3 model from its `config.json`.
+
+    Raises:
+        ModelError: A size is missing, not a positive integer, or does not fit the others.
+    """
+    hidden, ffn, layers, heads, head_dim, vocab, max_length = (
+        _size(config, key)
+        for key in (
+            "hidden_size",
+            "ffn_hidden_size",
+            "num_layers",
+            "num_attention_heads",
+            "kv_channels",
+            "padded_vocab_size",
+            "seq_length",
+        )
+    )
+    groups = (
+        _size(config, "multi_query_group_num") if config.get("multi_query_attention") else heads
+    )
+    if heads % groups:
+        raise ModelError(
+            "`num_attention_heads` must be a multiple of `multi_query_group_num`, but got "
+            f"num_attention_heads={heads}, multi_query_group_num={groups}: `config.json` is damaged."
+        )
+    sizes = {
+        "self_attention.query_key_value": (hidden, (heads + 2 * groups) * head_dim),
+        "self_attention.dense": (heads * head_dim, hidden),
+        "mlp.dense_h_to_4h": (hidden, 2 * ffn),
+        "mlp.dense_4h_to_h": (ffn, hidden),
+    }
+    bias_everywhere = bool(config.get("add_bias_linear", False))
+    biases = sum(
+        out
+        for name, (_, out) in sizes.items()
+        if bias_everywhere or (name.endswith("query_key_value") and config.get("add_qkv_bias"))
+    )
+    per_layer = sum(size_in * out for size_in, out in sizes.values()) + biases + 2 * hidden
+    outputs = 0 if config.get("tie_word_embeddings", False) else vocab * hidden
+    return ModelShape(
+        total_parameters=vocab * hidden + layers * per_layer + hidden + outputs,
+        num_layers=layers,
+        hidden_size=hidden,
+        vocab_size=vocab,
+        num_key_value_heads=groups,
+        head_dim=head_dim,
+        max_length=max_length,
+        linears=tuple(
+            LinearShape(name=f"{LAYERS_PATH}.{layer}.{name}", in_features=size_in, out_features=out)
+            for layer in range(layers)
+            for name, (size_in, out) in sizes.items()
+        ),
+    )
+
+
+def _size(config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelError(
+            f"`{key}` must be a positive integer, but got {key}={value!r}: `config.json` is damaged."
+        )
+    return value

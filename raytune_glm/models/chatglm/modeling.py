@@ -1,0 +1,407 @@
+"""ChatGLM2 / ChatGLM3 on today's transformers, tensor names as published.
+
+The arithmetic is that of `modeling_chatglm.py` of THUDM/chatglm3-6b: RMSNorm, grouped-query attention
+with interleaved rotary positions on the first half of each head, SwiGLU, no bias but in the fused
+query-key-value projection. Attention runs through transformers' attention interface (SDPA unless the
+user asks for another), with one mask a forward. Read next: `loss`.
+
+Shape suffixes: B batch, T tokens of this call, S tokens with the cached ones, H hidden, N query heads,
+G key-value heads, D head size, R rotated pairs of a head, V padded vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from raytune_glm.errors import ModelError
+from raytune_glm.models.chatglm.attention import eager_attention, rotary_tables, rotate_pairs
+from raytune_glm.models.chatglm.configuration import ChatGLMConfig
+from raytune_glm.models.chatglm.loss import labelled_loss
+
+
+class ChatGLMRMSNorm(nn.Module):
+    """RMSNorm whose variance is taken in fp32, whatever the model's precision."""
+
+    def __init__(self, size: int, *, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, hidden_BTH: Tensor) -> Tensor:
+        """Normalise the last dimension; the result has the input's precision."""
+        wide_BTH = hidden_BTH.float()
+        scale_BT1 = torch.rsqrt(wide_BTH.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (self.weight * (wide_BTH * scale_BT1).to(hidden_BTH.dtype)).to(hidden_BTH.dtype)
+
+
+class ChatGLMAttention(nn.Module):
+    """Grouped-query self-attention: one fused projection, all queries, then all keys, then values."""
+
+    is_causal = True
+
+    def __init__(self, config: ChatGLMConfig, layer: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer
+        self.head_dim = config.kv_channels
+        self.sizes = [
+            heads * config.kv_channels
+            for heads in (
+                config.num_attention_heads,
+                config.num_key_value_heads,
+                config.num_key_value_heads,
+            )
+        ]
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = config.kv_channels**-0.5
+        self.query_key_value = nn.Linear(
+            config.hidden_size, sum(self.sizes), bias=config.add_bias_linear or config.add_qkv_bias
+        )
+        self.dense = nn.Linear(self.sizes[0], config.hidden_size, bias=config.add_bias_linear)
+
+    def forward(
+        self,
+        hidden_BTH: Tensor,
+        attention_mask: Tensor | None,
+        rotary: tuple[Tensor, Tensor],
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend; give the new hidden states and, from an eager attention, the probabilities."""
+        query_BNTD, key_BGTD, value_BGTD = (
+            part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for part in self.query_key_value(hidden_BTH).split(self.sizes, dim=-1)
+        )
+        query_BNTD = rotate_pairs(query_BNTD, *rotary)
+        key_BGSD = rotate_pairs(key_BGTD, *rotary)
+        value_BGSD = value_BGTD
+        if past_key_values is not None:
+            key_BGSD, value_BGSD = past_key_values.update(key_BGSD, value_BGSD, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention
+        )
+        context_BTND, probabilities = attend(
+            self,
+            query_BNTD,
+            key_BGSD,
+            value_BGSD,
+            attention_mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.dense(context_BTND.flatten(-2)), probabilities
+
+
+class ChatGLMMLP(nn.Module):
+    """SwiGLU: the first half of the fused projection gates the second."""
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__()
+        bias = config.add_bias_linear
+        self.dense_h_to_4h = nn.Linear(config.hidden_size, 2 * config.ffn_hidden_size, bias=bias)
+        self.dense_4h_to_h = nn.Linear(config.ffn_hidden_size, config.hidden_size, bias=bias)
+
+    def forward(self, hidden_BTH: Tensor) -> Tensor:
+        """Transform each position on its own."""
+        gate, value = self.dense_h_to_4h(hidden_BTH).chunk(2, dim=-1)
+        return self.dense_4h_to_h(nn.functional.silu(gate) * value)  # type: ignore[no-any-return]
+
+
+class ChatGLMBlock(GradientCheckpointingLayer):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, config: ChatGLMConfig, layer: int) -> None:
+        super().__init__()
+        self.hidden_dropout = config.hidden_dropout
+        self.input_layernorm = ChatGLMRMSNorm(config.hidden_size, eps=config.layernorm_epsilon)
+        self.self_attention = ChatGLMAttention(config, layer)
+        self.post_attention_layernorm = ChatGLMRMSNorm(
+            config.hidden_size, eps=config.layernorm_epsilon
+        )
+        self.mlp = ChatGLMMLP(config)
+
+    def forward(
+        self,
+        hidden_BTH: Tensor,
+        attention_mask: Tensor | None,
+        rotary: tuple[Tensor, Tensor],
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Give the layer's output and, from an eager attention, its probabilities."""
+        attended_BTH, probabilities = self.self_attention(
+            self.input_layernorm(hidden_BTH),
+            attention_mask,
+            rotary,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        hidden_BTH = hidden_BTH + self._dropout(attended_BTH)
+        update_BTH = self.mlp(self.post_attention_layernorm(hidden_BTH))
+        return hidden_BTH + self._dropout(update_BTH), probabilities
+
+    def _dropout(self, hidden_BTH: Tensor) -> Tensor:
+        return nn.functional.dropout(hidden_BTH, p=self.hidden_dropout, training=self.training)
+
+
+class ChatGLMEmbedding(nn.Module):
+    """Word embeddings, one level deeper than usual because the published names are."""
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
+
+    def forward(self, input_ids_BT: Tensor) -> Tensor:
+        """Look up the ids."""
+        return self.word_embeddings(input_ids_BT)  # type: ignore[no-any-return]
+
+
+class ChatGLMEncoder(nn.Module):
+    """The stack of layers and the norm behind it."""
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            ChatGLMBlock(config, layer) for layer in range(config.num_layers)
+        )
+        self.final_layernorm = ChatGLMRMSNorm(config.hidden_size, eps=config.layernorm_epsilon)
+
+
+class ChatGLMPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know about both classes below."""
+
+    config_class = ChatGLMConfig
+    config: ChatGLMConfig
+    base_model_prefix = "transformer"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ChatGLMBlock"]  # noqa: RUF012 - transformers reads plain class lists
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012 - the same
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # Published checkpoints hold the rotary frequencies; ours are worked out in fp32 at each forward.
+    _keys_to_ignore_on_load_unexpected = [r"rotary_pos_emb\.inv_freq$"]  # noqa: RUF012 - the same
+
+
+class ChatGLMModel(ChatGLMPreTrainedModel):
+    """The transformer without loss; it owns the output layer because the published names say so."""
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__(config)
+        self.embedding = ChatGLMEmbedding(config)
+        self.encoder = ChatGLMEncoder(config)
+        self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Give the word embeddings."""
+        return self.embedding.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
+        self.embedding.word_embeddings = value  # type: ignore[assignment]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Run the layers.
+
+        Args:
+            input_ids: Token ids, [B, T]; exactly one of this and `inputs_embeds`.
+            attention_mask: 1 for a token, 0 for a pad, [B, S]; or a ready mask [B, 1, T, S].
+            position_ids: [B, T] or [1, T]; counted from the mask (pads left out) if not given.
+            past_key_values: Cache of earlier tokens, extended in place.
+            inputs_embeds: Embeddings instead of ids, [B, T, H].
+            use_cache: Return a cache; by default as the configuration says, never in training.
+            output_hidden_states: Return the embeddings, each layer's output, the last one normed.
+            output_attentions: Return the attention probabilities (eager attention only).
+            **kwargs: Passed to the attention function.
+
+        Returns:
+            The normed last hidden states [B, T, H], the cache, and what was asked for.
+
+        Raises:
+            ModelError: The sequence is longer than the configuration's `seq_length`.
+            ValueError: Both or neither of `input_ids` and `inputs_embeds` are given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("exactly one of `input_ids` and `inputs_embeds` must be given")
+        hidden_BTH = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        checkpointed = self.gradient_checkpointing and self.training
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        if use_cache and past_key_values is None and not checkpointed:
+            past_key_values = DynamicCache(config=self.config)
+        num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        if position_ids is None:
+            position_ids = _positions(hidden_BTH, attention_mask, num_cached)
+        self._check_length(num_cached + hidden_BTH.shape[1])
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=hidden_BTH,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+        )
+        rotary = rotary_tables(self.config, position_ids)
+
+        states: list[Tensor] = [hidden_BTH]
+        probabilities: list[Tensor | None] = []
+        for layer in self.encoder.layers:
+            hidden_BTH, layer_probabilities = layer(
+                hidden_BTH, mask, rotary, past_key_values=past_key_values, **kwargs
+            )
+            if output_hidden_states:
+                states.append(hidden_BTH)
+            if output_attentions:
+                probabilities.append(layer_probabilities)
+        last_BTH = self.encoder.final_layernorm(hidden_BTH)
+        return BaseModelOutputWithPast(
+            last_hidden_state=last_BTH,
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=(*states[:-1], last_BTH) if output_hidden_states else None,
+            attentions=tuple(probabilities) if output_attentions else None,  # type: ignore[arg-type]
+        )
+
+    def _check_length(self, length: int) -> None:
+        if length > self.config.seq_length:
+            raise ModelError(
+                f"a sequence must have at most seq_length={self.config.seq_length} tokens, but got "
+                f"{length}: shorten the rows or `max_new_tokens`, or use a checkpoint with a longer "
+                "position table."
+            )
+
+
+class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
+    """ChatGLM2 / ChatGLM3 as a causal language model, under the published class name."""
+
+    _tied_weights_keys = {  # noqa: RUF012 - transformers reads a plain class dict
+        "transformer.output_layer.weight": "transformer.embedding.word_embeddings.weight"
+    }
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__(config)
+        self.transformer = ChatGLMModel(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Give the word embeddings."""
+        return self.transformer.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
+        self.transformer.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Give the output layer."""
+        return self.transformer.output_layer
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the output layer."""
+        self.transformer.output_layer = new_embeddings  # type: ignore[assignment]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        skip_logits: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Run the model, and take the loss where labels are given.
+
+        Args:
+            input_ids: As `ChatGLMModel.forward`, and so are the next four.
+            attention_mask: See there.
+            position_ids: See there.
+            past_key_values: See there.
+            inputs_embeds: See there.
+            labels: Ids to predict, not shifted, -100 where no loss is taken, [B, T].
+            use_cache: See there.
+            output_hidden_states: See there.
+            output_attentions: See there.
+            return_dict: False for a plain tuple.
+            logits_to_keep: Number of last positions to compute logits for (0: all), or their indices.
+            skip_logits: Return no logits. By default so in training with labels, where the loss is
+                taken from labelled rows alone and all other rows' logits would be thrown away.
+            num_items_in_batch: Divide the summed loss by this and not by this batch's own count,
+                as transformers' `Trainer` wants it under gradient accumulation.
+            **kwargs: Passed to the attention function.
+
+        Returns:
+            Loss (fp32), logits [B, T, V] in the model's precision, cache.
+        """
+        outputs = self.transformer(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            **kwargs,
+        )
+        hidden_BTH = outputs.last_hidden_state
+        loss = None
+        if labels is not None:
+            loss = labelled_loss(
+                hidden_BTH,
+                labels,
+                self.transformer.output_layer,
+                num_items_in_batch=num_items_in_batch,
+            )
+        logits = None
+        if not (self.training and labels is not None if skip_logits is None else skip_logits):
+            kept = (
+                slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            )
+            logits = self.transformer.output_layer(hidden_BTH[:, kept])
+        result = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return result.to_tuple() if return_dict is False else result
+
+
+def _positions(hidden_BTH: Tensor, attention_mask: Tensor | None, num_cached: int) -> Tensor:
+    """Count positions from 0 at each row's first real token, as the tokenizers do.
+
+    Without a 2-D mask the rows are taken to start at their first column.
+    """
+    num_tokens = hidden_BTH.shape[1]
+    if attention_mask is None or attention_mask.dim() != 2:
+        return torch.arange(num_cached, num_cached + num_tokens, device=hidden_BTH.device)[None]
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -num_tokens:]

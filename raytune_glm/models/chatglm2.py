@@ -1,0 +1,163 @@
+"""ChatGLM2-6B: numbered rounds of question and answer, no role tokens.
+
+A row is `[gMASK] sop` + "[Round 1]\\n\\n问：X\\n\\n答：" + answer + `</s>`, as the published training code
+(ChatGLM-Finetuning at a137ad63) builds it; more rounds follow as the published `chat` joins them.
+Read next: `chatglm.tokenization`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raytune_glm.errors import DataError
+from raytune_glm.models.chatglm import layout
+from raytune_glm.models.family import IGNORED_LABEL, Encoded, Family, Message, ModelShape
+from raytune_glm.models.turns import check_conversation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_NUM_TEMPLATE_END_TOKENS = 4
+"""Tokens of "\\n\\n答：" at a source's end, which a cut leaves in place."""
+_RESERVED_TOKENS = 3
+"""Tokens of a row besides source and answer: `[gMASK]`, `sop` and `</s>`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Round:
+    question: str
+    answer: str
+
+
+class ChatGLM2(Family):
+    """ChatGLM2-6B and its 32k variant."""
+
+    name = "chatglm2"
+    layers_path = layout.LAYERS_PATH
+    attention_modules = ("query_key_value", "dense")
+    mlp_modules = ("dense_h_to_4h", "dense_4h_to_h")
+    default_lora_modules = ("query_key_value", "dense_h_to_4h", "dense_4h_to_h", "dense")
+    tokenizer_files = ("tokenizer.model",)
+
+    def has_layout(self, config: Mapping[str, Any]) -> bool:
+        """See `Family.has_layout`."""
+        return layout.has_layout(config)
+
+    def matches(self, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> bool:
+        """See `Family.matches`."""
+        return self.has_layout(config) and (
+            layout.named_family(config, tokenizer_config) == self.name
+        )
+
+    def shape(self, config: Mapping[str, Any], folder: Path | None = None) -> ModelShape:
+        """See `Family.shape`."""
+        return layout.shape(config)
+
+    def model_class(self) -> Any:
+        """See `Family.model_class`."""
+        from raytune_glm.models.chatglm.modeling import ChatGLMForConditionalGeneration
+
+        return ChatGLMForConditionalGeneration
+
+    def build_tokenizer(self, folder: Path) -> PreTrainedTokenizerBase:
+        """See `Family.build_tokenizer`."""
+        from raytune_glm.models.chatglm.tokenization import ChatGLMTokenizer
+
+        return ChatGLMTokenizer.from_pretrained(folder, family=self.name, local_files_only=True)
+
+    def encode(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        messages: Sequence[Message],
+        *,
+        max_length: int,
+        max_source_length: int,
+    ) -> Encoded:
+        """See `Family.encode`."""
+        check_conversation(messages, last=("assistant",))
+        source, labels, cut = _source(tokenizer, messages[:-1], max_source_length)
+        answer: list[int] = tokenizer.encode(messages[-1].content, add_special_tokens=False)
+        budget = max(0, max_length - _RESERVED_TOKENS - (len(source) - 2))
+        tail = [*answer[:budget], tokenizer.convert_tokens_to_ids("</s>")]
+        return Encoded(
+            input_ids=source + tail, labels=labels + tail, truncated=cut or len(answer) > budget
+        )
+
+    def encode_prompt(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        messages: Sequence[Message],
+        *,
+        max_source_length: int,
+    ) -> list[int]:
+        """See `Family.encode_prompt`."""
+        check_conversation(messages, last=("user",))
+        return _source(tokenizer, messages, max_source_length)[0]
+
+    def stop_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """See `Family.stop_token_ids`."""
+        return [tokenizer.convert_tokens_to_ids("</s>")]
+
+
+def _source(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], max_source_length: int
+) -> tuple[list[int], list[int], bool]:
+    """Encode the turns before an answer; an over-long source loses old rounds, then its end."""
+    rounds = _rounds(messages)
+    ids, labels = _encode_rounds(tokenizer, rounds)
+    cut = len(ids) > max_source_length
+    while len(ids) > max_source_length and len(rounds) > 1:
+        rounds = rounds[1:]
+        ids, labels = _encode_rounds(tokenizer, rounds)
+    if len(ids) > max_source_length:
+        end = _NUM_TEMPLATE_END_TOKENS
+        ids = ids[: max_source_length - end] + ids[-end:]
+        labels = labels[: max_source_length - end] + labels[-end:]
+    start = [tokenizer.convert_tokens_to_ids(name) for name in ("[gMASK]", "sop")]
+    return start + ids, [IGNORED_LABEL] * len(start) + labels, cut
+
+
+def _rounds(messages: Sequence[Message]) -> list[_Round]:
+    """Pair questions with answers; the format has no system turn, so it opens the first question."""
+    opening = f"{messages[0].content}\n" if messages and messages[0].role == "system" else ""
+    turns = list(messages[1:] if opening else messages)
+    expected = ["user" if place % 2 == 0 else "assistant" for place in range(len(turns))]
+    if [turn.role for turn in turns] != expected:
+        raise DataError(
+            "ChatGLM2's chat format has questions and answers in turn, after one system turn at "
+            f"most, but got the roles {', '.join(message.role for message in messages)}."
+        )
+    texts = [turn.content for turn in turns] + [""]
+    texts[0] = opening + texts[0]
+    return [
+        _Round(question=question, answer=answer)
+        for question, answer in zip(texts[::2], texts[1::2], strict=True)
+    ]
+
+
+def _encode_rounds(
+    tokenizer: PreTrainedTokenizerBase, rounds: Sequence[_Round]
+) -> tuple[list[int], list[int]]:
+    """Encode the rounds as one text, as the published `chat` does, labels on the earlier answers."""
+    text = ""
+    answers: list[range] = []
+    for number, spoken in enumerate(rounds, start=1):
+        text += f"[Round {number}]\n\n问：{spoken.question}\n\n答："
+        if number < len(rounds):
+            answers.append(range(len(text), len(text) + len(spoken.answer)))
+            text += f"{spoken.answer}\n\n"
+    from raytune_glm.models.chatglm.tokenization import ChatGLMTokenizer
+
+    assert isinstance(tokenizer, ChatGLMTokenizer), "ChatGLM2 rows need ChatGLM2's tokenizer"
+    pieces = tokenizer.encode_with_offsets(text)
+    ids = [piece.id for piece in pieces]
+    labels = [
+        piece.id
+        if any(span.start <= piece.begin and piece.end <= span.stop for span in answers)
+        else IGNORED_LABEL
+        for piece in pieces
+    ]
+    return ids, labels

@@ -1,0 +1,115 @@
+"""LLaMA: the layouts of `LlamaForCausalLM`, with the tokenizer's chat template or Alpaca's.
+
+Module names and sizes follow transformers' `models/llama/modeling_llama.py`; LoRA on q and v is what
+Alpaca-LoRA trains. Read next: `text_rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raytune_glm.errors import ModelError
+from raytune_glm.models import text_rows
+from raytune_glm.models.family import Encoded, Family, LinearShape, Message, ModelShape
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_DEFAULT_MAX_LENGTH = 2048
+"""`max_position_embeddings` where config.json has none, as in transformers' `LlamaConfig`."""
+
+
+class Llama(Family):
+    """LLaMA 1 to 3 and every checkpoint with `model_type: llama`."""
+
+    name = "llama"
+    layers_path = "model.layers"
+    attention_modules = ("q_proj", "k_proj", "v_proj", "o_proj")
+    mlp_modules = ("gate_proj", "up_proj", "down_proj")
+    default_lora_modules = ("q_proj", "v_proj")
+    tokenizer_files = ("tokenizer.json", "tokenizer.model")
+
+    def has_layout(self, config: Mapping[str, Any]) -> bool:
+        """See `Family.has_layout`."""
+        return config.get("model_type") == "llama"
+
+    def shape(self, config: Mapping[str, Any], folder: Path | None = None) -> ModelShape:
+        """See `Family.shape`."""
+        hidden = _size(config, "hidden_size")
+        ffn = _size(config, "intermediate_size")
+        layers = _size(config, "num_hidden_layers")
+        heads = _size(config, "num_attention_heads")
+        vocab = _size(config, "vocab_size")
+        kv_heads = _size(config, "num_key_value_heads", heads)
+        head_dim = _size(config, "head_dim", hidden // heads)
+        attention_bias = bool(config.get("attention_bias", False))
+        mlp_bias = bool(config.get("mlp_bias", False))
+        sizes = {
+            "self_attn.q_proj": (hidden, heads * head_dim, attention_bias),
+            "self_attn.k_proj": (hidden, kv_heads * head_dim, attention_bias),
+            "self_attn.v_proj": (hidden, kv_heads * head_dim, attention_bias),
+            "self_attn.o_proj": (heads * head_dim, hidden, attention_bias),
+            "mlp.gate_proj": (hidden, ffn, mlp_bias),
+            "mlp.up_proj": (hidden, ffn, mlp_bias),
+            "mlp.down_proj": (ffn, hidden, mlp_bias),
+        }
+        per_layer = 2 * hidden + sum(
+            size_in * out + (out if bias else 0) for size_in, out, bias in sizes.values()
+        )
+        embeddings = vocab * hidden * (1 if config.get("tie_word_embeddings", False) else 2)
+        return ModelShape(
+            total_parameters=embeddings + layers * per_layer + hidden,
+            num_layers=layers,
+            hidden_size=hidden,
+            vocab_size=vocab,
+            num_key_value_heads=kv_heads,
+            head_dim=head_dim,
+            max_length=_size(config, "max_position_embeddings", _DEFAULT_MAX_LENGTH),
+            linears=tuple(
+                LinearShape(
+                    name=f"{self.layers_path}.{layer}.{name}", in_features=size_in, out_features=out
+                )
+                for layer in range(layers)
+                for name, (size_in, out, _) in sizes.items()
+            ),
+        )
+
+    def encode(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        messages: Sequence[Message],
+        *,
+        max_length: int,
+        max_source_length: int,
+    ) -> Encoded:
+        """See `Family.encode`."""
+        return text_rows.encode_row(
+            tokenizer, messages, max_length=max_length, max_source_length=max_source_length
+        )
+
+    def encode_prompt(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        messages: Sequence[Message],
+        *,
+        max_source_length: int,
+    ) -> list[int]:
+        """See `Family.encode_prompt`."""
+        return text_rows.encode_prompt(tokenizer, messages, max_source_length=max_source_length)
+
+    def stop_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """See `Family.stop_token_ids`."""
+        return text_rows.stop_token_ids(tokenizer)
+
+
+def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    value = config.get(key)
+    if value is None:
+        value = default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelError(
+            f"`{key}` must be a positive integer, but got {key}={value!r}: `config.json` is damaged."
+        )
+    return value

@@ -1,0 +1,137 @@
+"""Load a checkpoint's weights, refusing what is missing, surplus or damaged by name.
+
+Weights go through transformers' own loader: the model is laid out on the meta device, so that they
+are in memory once, and `.bin` files are read with `weights_only`. Read next: `chatglm.modeling`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from raytune_glm.errors import ModelError
+from raytune_glm.models import folder as folders
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from raytune_glm.models import Precision, Quantization
+    from raytune_glm.models.family import Family
+
+log = logging.getLogger(__name__)
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_MAX_NAMES_SHOWN = 5
+_register_lock = threading.Lock()
+
+
+def load(
+    folder: Path,
+    family: Family,
+    *,
+    precision: Precision,
+    quantization: Quantization | None,
+    device: str,
+) -> PreTrainedModel:
+    """Load the weights of a checkpoint folder; arguments and errors as `models.load_model`."""
+    if precision not in _DTYPES:
+        raise ModelError(
+            f"`precision` must be one of {', '.join(_DTYPES)}, but got precision={precision!r}."
+        )
+    files = folders.weight_files(folder)
+    arguments: dict[str, Any] = {"dtype": _DTYPES[precision]}
+    if quantization is not None:
+        arguments["quantization_config"] = _bitsandbytes(quantization, _DTYPES[precision])
+    if device != "cpu" or quantization is not None:
+        arguments["device_map"] = {"": device}
+    try:
+        model, report = family.model_class().from_pretrained(
+            folder,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **arguments,
+        )
+    except ModelError:
+        raise
+    except Exception as error:  # each reader of weights raises its own kind
+        _blame_file(files, error)
+        raise ModelError(
+            f"the model in {folder} cannot be loaded ({type(error).__name__}: {error})."
+        ) from error
+    _refuse_unfit(folder, report)
+    log.debug("loaded %s as %s from %s", family.name, precision, folder)
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def register_auto_classes() -> None:
+    """Do what `models.register` says."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+    from raytune_glm.models.chatglm.configuration import ChatGLMConfig
+    from raytune_glm.models.chatglm.modeling import ChatGLMForConditionalGeneration, ChatGLMModel
+    from raytune_glm.models.chatglm.tokenization import ChatGLMTokenizer
+
+    with _register_lock:
+        AutoConfig.register(ChatGLMConfig.model_type, ChatGLMConfig, exist_ok=True)
+        AutoModel.register(ChatGLMConfig, ChatGLMModel, exist_ok=True)
+        AutoModelForCausalLM.register(ChatGLMConfig, ChatGLMForConditionalGeneration, exist_ok=True)
+        AutoTokenizer.register(ChatGLMConfig, tokenizer_class=ChatGLMTokenizer, exist_ok=True)
+
+
+def _bitsandbytes(quantization: Quantization, compute_dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute_dtype,
+        )
+    raise ModelError(
+        f"`quantization` must be int8, nf4 or nothing, but got quantization={quantization!r}."
+    )
+
+
+def _refuse_unfit(folder: Path, report: dict[str, Any]) -> None:
+    problems = {
+        "lacks": report["missing_keys"],
+        "has too many": report["unexpected_keys"],
+        "has in another shape": [entry[0] for entry in report["mismatched_keys"]],
+    }
+    found = [f"{verb} {_some(names)}" for verb, names in problems.items() if names]
+    if found:
+        raise ModelError(
+            f"the weights in {folder} must be those that its config.json describes, but the "
+            f"checkpoint {'; it '.join(found)}: use the two files of one and the same checkpoint."
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    rest = len(ordered) - _MAX_NAMES_SHOWN
+    shown = ", ".join(ordered[:_MAX_NAMES_SHOWN])
+    return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def _blame_file(files: Sequence[Path], error: Exception) -> None:
+    """Raise an error that names the weight file that cannot be read, if there is one."""
+    for file in files:
+        try:
+            if file.suffix == ".safetensors":
+                folders.read_header(file)
+            else:
+                torch.load(file, map_location="meta", weights_only=True)
+        except Exception as reason:  # whatever the reader raises is why
+            raise ModelError(
+                f"the weight file {file} is damaged or no weights ({reason}). Copy it again."
+            ) from error
