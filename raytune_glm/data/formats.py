@@ -163,8 +163,10 @@ def _read_chat(turns: str, role: str, content: str) -> Callable[..., Iterator[Ex
                 f"`{turns}` must end with what the assistant says, but its last {role} is "
                 f"{record[turns][-1][role]!r}; remove the turns after the last answer"
             )
-        if not any(message.role == "user" for message in messages):
-            raise FormatError(f"`{turns}` must hold a turn of the user, but has none")
+        if len(messages) < 2 or messages[-2].role not in ("user", "tool"):
+            raise FormatError(
+                f"`{turns}` must have a turn of the user or a tool right before the last answer"
+            )
         yield Example(prompt=tuple(messages[:-1]), answers=(messages[-1].content,))
 
     return read

@@ -135,9 +135,12 @@ def _key(config: DataConfig, family: Family, tokenizer: PreTrainedTokenizerBase)
     )[:32]
 
 
-_CALL_STATE = ("padding", "padding_side", "truncation", "truncation_side", "model_max_length")
-"""What a tokenizer's files say of its last call, or of lengths. The ids of a text do not depend on
-it where the tokenizer neither pads nor cuts, and families cut by themselves."""
+_BESIDE_THE_IDS = {
+    *("padding", "padding_side", "truncation", "truncation_side", "model_max_length"),
+    *("is_local", "local_files_only", "name_or_path"),
+}
+"""What a tokenizer's files say of its last call, of lengths, and of where it came from. The ids of a
+text depend on none of it: families pad and cut by themselves."""
 
 
 def _digest_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -148,7 +151,7 @@ def _digest_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
         for file in Path(folder).rglob("*"):
             if file.suffix == ".json":
                 value = json.loads(file.read_text(encoding="utf-8"))
-                kept = {name: item for name, item in value.items() if name not in _CALL_STATE}
+                kept = {name: item for name, item in value.items() if name not in _BESIDE_THE_IDS}
                 digests[file.name] = digest(kept)
             elif file.is_file():
                 digests[file.name] = digest_file(file)

@@ -333,7 +333,7 @@ def test_a_hub_data_set_is_checked_by_its_name_alone(ten_rows: Path) -> None:
         ),
         (
             '{"messages": [{"role": "assistant", "content": "a"}]}',
-            "`messages` must hold a turn of the user, but has none",
+            "`messages` must have a turn of the user or a tool right before the last answer",
         ),
         (
             '{"conversations": [{"from": "me", "value": "a"}]}',
