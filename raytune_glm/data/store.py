@@ -139,8 +139,8 @@ _BESIDE_THE_IDS = {
     *("padding", "padding_side", "truncation", "truncation_side", "model_max_length"),
     *("is_local", "local_files_only", "name_or_path"),
 }
-"""What a tokenizer's files say of its last call, of lengths, and of where it came from. The ids of a
-text depend on none of it: families pad and cut by themselves."""
+"""What a tokenizer's files say of its last call, of lengths, and of where it came from. The ids of
+a text depend on none of it: families pad and cut by themselves."""
 
 
 def _digest_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
