@@ -1,0 +1,180 @@
+"""A trial's checkpoints: what resuming needs, and the adapter of its best evaluation.
+
+    checkpoint/
+      index.json                 which of the folders below count; replaced atomically, so what it names is whole
+      state/step-000040/         DeepSpeed's state and each rank's loop state, to go on from
+      adapter/step-000030/       what the method trained, in PEFT's format, at the best evaluation
+
+A kill at any moment leaves an index that names finished folders; what it does not name is swept away at
+the next save. Read next: `raytune_glm.worker`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raytune_glm import files
+
+if TYPE_CHECKING:
+    from raytune_glm.engine.deepspeed import DeepSpeedEngine
+
+INDEX = "index.json"
+
+
+def best_adapter(checkpoint: Path) -> Path | None:
+    """The folder of a trial's best adapter, or None where it never came to an evaluation."""
+    name = _read_index(checkpoint).get("adapter")
+    return checkpoint / name if name else None
+
+
+class Checkpoints:
+    """The checkpoint folder of one trial, seen from one rank. Every rank calls every method."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use `folder`, which need not exist yet."""
+        self._folder = folder
+
+    def resume(self, engine: DeepSpeedEngine) -> dict[str, Any] | None:
+        """Put the engine and this rank's random streams where the last save left them.
+
+        Returns:
+            What `save` was given as `loop`, or None where nothing was saved yet.
+        """
+        from raytune_glm.engine import distributed
+
+        tag = _read_index(self._folder).get("state")
+        if tag is None:
+            return None
+        parent, name = os.path.split(tag)
+        engine.load_state(self._folder / parent, name)
+        import torch
+
+        # Our own file, written by `save`; it holds random states, which are not tensors alone.
+        saved: dict[str, Any] = torch.load(
+            self._folder / tag / f"loop-{distributed.rank()}.pt", weights_only=False
+        )
+        _set_random_state(saved["random"])
+        loop: dict[str, Any] = saved["loop"]
+        return loop
+
+    def save(self, engine: DeepSpeedEngine, *, step: int, loop: dict[str, Any], best: bool) -> None:
+        """Save the state of a step and, where it is the best one yet, its adapter.
+
+        Args:
+            engine: The trial's engine.
+            step: Optimizer steps done.
+            loop: The loop's own state, plain data.
+            best: Whether the adapter of this step takes the former best one's place.
+        """
+        import torch
+
+        from raytune_glm.engine import distributed
+
+        state, adapter = f"state/step-{step:06d}", f"adapter/step-{step:06d}"
+        engine.save_state(self._folder / "state", f"step-{step:06d}")
+        torch.save(
+            {"loop": loop, "random": _random_state()},
+            self._folder / state / f"loop-{distributed.rank()}.pt",
+        )
+        if best:
+            weights = engine.trained_weights()
+            if distributed.rank() == 0:
+                save_adapter(engine.model, weights, self._folder / adapter)
+        distributed.barrier()
+        if distributed.rank() == 0:
+            index = _read_index(self._folder)
+            index["state"] = state
+            if best:
+                index["adapter"] = adapter
+            self._publish(index)
+        distributed.barrier()
+
+    def drop_state(self) -> None:
+        """Keep the adapter alone: the trial is over. Called by rank 0 or by the driver."""
+        index = _read_index(self._folder)
+        index.pop("state", None)
+        self._publish(index)
+
+    def _publish(self, index: dict[str, str]) -> None:
+        for name in index.values():
+            _sync_tree(self._folder / name)
+        files.write_json(self._folder / INDEX, index)
+        named = {self._folder / name for name in index.values()}
+        for kind in ("state", "adapter"):
+            for folder in (self._folder / kind).glob("step-*"):
+                if folder not in named:
+                    shutil.rmtree(folder)
+
+
+def save_adapter(model: Any, weights: dict[str, Any], folder: Path) -> None:
+    """Write what a method trained, in PEFT's own format.
+
+    Args:
+        model: The PEFT model.
+        weights: Its trained parameters by name, gathered.
+        folder: Where to.
+
+    Raises:
+        RuntimeError: Nothing would be written: an adapter that holds no weight is worse than none.
+    """
+    from safetensors import safe_open
+
+    model.save_pretrained(folder, state_dict=weights, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as saved:
+        if len(list(saved.keys())) != len(weights):
+            raise RuntimeError(
+                f"the adapter in {folder} must hold all {len(weights)} trained tensors, but holds "
+                f"{len(list(saved.keys()))}"
+            )
+
+
+def _read_index(folder: Path) -> dict[str, str]:
+    try:
+        index: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return index
+
+
+def _sync_tree(folder: Path) -> None:
+    """Have the disk hold every file of a folder, before an index says that it is whole."""
+    for path in _files_below(folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _files_below(folder: Path) -> Iterable[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _random_state() -> dict[str, Any]:
+    import numpy as np
+    import torch
+
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    import numpy as np
+    import torch
+
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,200 @@
+"""Holding a sweep against the model and the data on disk, before Ray or torch is even imported.
+
+Everything that can be known to be wrong is found here, all of it at once: each corner of the search space
+is made into the run it would be, and every section is checked against the model's true sizes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn, TypeVar
+
+from raytune_glm import space as spaces
+from raytune_glm.config.load import known_keys, run_of, trial_run
+from raytune_glm.config.plan import total_steps
+from raytune_glm.config.tree import RunConfig, SweepConfig
+from raytune_glm.data import Split, check_files
+from raytune_glm.errors import ConfigError, UserError
+from raytune_glm.models import Checkpoint, inspect_folder
+from raytune_glm.models.family import ModelShape
+
+T = TypeVar("T")
+
+MAX_FAULTS_SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a checked sweep will do, in figures."""
+
+    model: Checkpoint
+    rows: Mapping[Split, int]
+    """Rows of each split."""
+    trainable: tuple[int, int]
+    """Fewest and most trainable parameters of a trial."""
+    steps: tuple[int, int]
+    """Fewest and most optimizer steps of a trial."""
+    tokens_per_step: tuple[int, int]
+    """Fewest and most tokens of an optimizer step, were every row as long as allowed."""
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps of the longest trial."""
+        return self.steps[1]
+
+
+def check_sweep(sweep: SweepConfig) -> Plan:
+    """Find everything that is wrong with a sweep, and work out its figures.
+
+    Args:
+        sweep: A sweep as `load_sweep` gives it.
+
+    Returns:
+        The sweep's figures.
+
+    Raises:
+        ConfigError: Settings are wrong, alone, together, or for this model; all faults in one message.
+        ModelError: The checkpoint cannot be used.
+        DataError: A data file cannot be used.
+    """
+    faults: list[UserError] = []
+    _attempt(faults, lambda: _check_paths(sweep))
+    model = _attempt(faults, lambda: inspect_folder(sweep.model.path, sweep.model.family))
+    rows = _attempt(faults, lambda: check_files(sweep.data))
+    _attempt(faults, lambda: _check_dev(sweep))
+    if model is None or rows is None or faults:
+        _refuse(faults)
+    runs = _corner_runs(sweep)
+    for check in (
+        lambda run: run.method.check(model.shape, model.family),
+        lambda run: _check_length(run, model.shape),
+        lambda run: _check_reports(run, sweep, rows),
+    ):
+        for run in runs:
+            _attempt(faults, partial(check, run))
+    if faults:
+        _refuse(faults)
+    return _plan(runs, model, rows)
+
+
+def _attempt(faults: list[UserError], check: Callable[[], T]) -> T | None:
+    try:
+        return check()
+    except UserError as fault:
+        faults.append(fault)
+        return None
+
+
+def _refuse(faults: list[UserError]) -> NoReturn:
+    """Raise what was found as one error, of the kind of the first."""
+    texts = list(dict.fromkeys(str(fault) for fault in faults))
+    shown = texts[:MAX_FAULTS_SHOWN]
+    if len(texts) > len(shown):
+        shown.append(f"... and {len(texts) - len(shown)} more")
+    raise type(faults[0])("\n".join(shown))
+
+
+def _check_paths(sweep: SweepConfig) -> None:
+    """Every path of the search space must be a setting of the run."""
+    known = _searchable_paths()
+    lines = []
+    for path, dimension in sweep.search.space.items():
+        settings = [path]
+        if isinstance(dimension, spaces.OneOf):
+            settings += [f"{path}.{name}" for names in dimension.one_of.values() for name in names]
+        for setting in settings:
+            if setting not in known:
+                near = difflib.get_close_matches(setting, known, 1, cutoff=0.5)
+                hint = f": did you mean {near[0]}?" if near else ""
+                lines.append(
+                    f"search.space.{setting}: there is no such setting that a trial can have of its "
+                    f"own{hint}"
+                )
+    if lines:
+        raise ConfigError("\n".join(lines))
+
+
+def _searchable_paths() -> list[str]:
+    """Settings that a trial may have of its own: not where a sweep runs, and not its base model."""
+    return [
+        path
+        for section in RunConfig.model_fields
+        if section != "run"
+        for path in (section, *(f"{section}.{name}" for name in known_keys(RunConfig, [section])))
+        if path not in ("model.path", "model.family")
+    ]
+
+
+def _corner_runs(sweep: SweepConfig) -> list[RunConfig]:
+    """Make the run of each corner of the space.
+
+    Raises:
+        ConfigError: A corner is no legal run.
+    """
+    base = run_of(sweep)
+    faults: list[UserError] = []
+    runs = []
+    for corner in spaces.corners(sweep.search.space):
+        try:
+            runs.append(trial_run(base, corner))
+        except ConfigError as error:
+            faults.append(ConfigError(f"search.space: at {_show(corner)}, {error}"))
+    if faults:
+        _refuse(faults)
+    return runs
+
+
+def _show(corner: spaces.Overrides) -> str:
+    return ", ".join(f"{path}={value}" for path, value in corner.items())
+
+
+def _check_dev(sweep: SweepConfig) -> None:
+    if sweep.data.dev is None and not sweep.data.dev_rows:
+        raise ConfigError(
+            "data.dev must be given, or data.dev_rows draw it from the training rows: trials are "
+            f"compared by {sweep.search.metric} on rows that they did not train on"
+        )
+
+
+def _check_length(run: RunConfig, shape: ModelShape) -> None:
+    if run.data.max_length > shape.max_length:
+        raise ConfigError(
+            f"data.max_length must be at most {shape.max_length}, the longest sequence of this model, "
+            f"but got max_length={run.data.max_length}"
+        )
+
+
+def _check_reports(run: RunConfig, sweep: SweepConfig, rows: Mapping[Split, int]) -> None:
+    """A scheduler that sees a trial's first report at its end has no effect."""
+    if "train" not in rows:
+        return  # rows of a hub data set are not counted yet
+    last = total_steps(run.train, num_rows=rows["train"])
+    grace = sweep.search.scheduler.needs_reports_before()
+    every = run.train.eval_every_steps
+    if grace is None:
+        return
+    if every is None or math.ceil(grace / every) * every >= last:
+        raise ConfigError(
+            f"search.scheduler {sweep.search.scheduler.name} must see a report before a trial's last "
+            f"step, but got train.eval_every_steps={every} and grace_period_steps={grace} in trials "
+            f"of {last} steps: evaluate more often, lower grace_period_steps, or write "
+            "search.scheduler: {name: fifo}"
+        )
+
+
+def _plan(runs: list[RunConfig], model: Checkpoint, rows: Mapping[Split, int]) -> Plan:
+    def span(values: Iterable[int]) -> tuple[int, int]:
+        found = sorted(values)
+        return found[0], found[-1]
+
+    return Plan(
+        model=model,
+        rows=rows,
+        trainable=span(run.method.trainable_parameters(model.shape, model.family) for run in runs),
+        steps=span(total_steps(run.train, num_rows=rows.get("train", 0)) for run in runs),
+        tokens_per_step=span(run.train.batch_size * run.data.max_length for run in runs),
+    )

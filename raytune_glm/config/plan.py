@@ -1,0 +1,30 @@
+"""The arithmetic that follows from a configuration: steps of a trial, tokens of a step, what trains."""
+
+from __future__ import annotations
+
+import math
+
+from raytune_glm.config.tree import RunConfig, TrainSettings
+
+
+def total_steps(train: TrainSettings, *, num_rows: int) -> int:
+    """Optimizer steps of a trial.
+
+    Args:
+        train: The `train` section.
+        num_rows: Training rows, after encoding.
+
+    Returns:
+        `max_steps`, or the steps after which `epochs` are over, the last one going on into the next
+        epoch where it is not full.
+    """
+    if train.max_steps is not None:
+        return train.max_steps
+    assert train.epochs is not None, "the configuration has one of the two"
+    return math.ceil(train.epochs * num_rows / train.batch_size)
+
+
+def is_evaluated(run: RunConfig, step: int, last_step: int) -> bool:
+    """Whether an evaluation follows a step: every `eval_every_steps`, and after the last one."""
+    every = run.train.eval_every_steps
+    return step == last_step or (every is not None and step % every == 0)

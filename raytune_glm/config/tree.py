@@ -1,0 +1,180 @@
+"""The sections of a sweep file. Each is frozen and refuses keys that it does not know.
+
+`RunConfig` is what one trial trains; `SweepConfig` adds the search over it. Read next: `load`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from raytune_glm.data import DataConfig
+from raytune_glm.methods import AnyMethod
+from raytune_glm.search import SearchSettings
+
+
+def _known_family(name: str | None) -> str | None:
+    from raytune_glm.models import FAMILIES
+
+    if name is not None and name not in FAMILIES:
+        raise ValueError(f"model.family must be one of {', '.join(FAMILIES)}, but got {name!r}")
+    return name
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSettings(_Section):
+    """The base model."""
+
+    path: str
+    """Folder of a checkpoint in its published layout, or a hub id such as `THUDM/chatglm3-6b`."""
+    family: Annotated[str | None, AfterValidator(_known_family)] = None
+    """Model family, where the folder's own files do not tell it."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the weights and of the arithmetic; fp16 trains with a dynamic loss scale."""
+    quantization: Literal["int8", "nf4"] | None = None
+    """Store the base's linears in 8 or 4 bits by bitsandbytes; adapters stay in `precision`."""
+
+
+class TrainSettings(_Section):
+    """How a trial trains."""
+
+    learning_rate: Annotated[float, Field(gt=0, lt=10)] = 1e-4
+    """Peak learning rate of AdamW."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Rows in one optimizer step, over all workers: micro-batch x accumulation x workers."""
+    micro_batch_size: Annotated[int, Field(ge=1)] = 4
+    """Rows in one forward pass of one worker. Changes memory and speed, not the result."""
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps of a trial; write this or `epochs`."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training rows, rounded up to whole steps."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the learning rate after the warm-up: down to 0 by a line or half a cosine, or flat."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps in which the learning rate rises in a line from 0 to its peak."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.95,
+    )
+    """AdamW's moment decay rates. (0.9, 0.95) as in ChatGLM-Finetuning."""
+    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW's epsilon."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients of a step are scaled down to this 2-norm; none: never."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    seed: int = 1234
+    """Seed of initialisation, data order and dropout."""
+    eval_every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps between two evaluations on dev; none: only after the last step."""
+    eval_batch_size: Annotated[int, Field(ge=1)] = 16
+    """Rows of dev in one forward pass of one worker."""
+    metrics: tuple[str, ...] = ()
+    """Metrics to measure at an evaluation beside `eval_loss` and the one that the search optimizes."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 128
+    """Longest answer, in tokens, that an evaluation generates."""
+    log_every_steps: Annotated[int, Field(ge=1)] = 10
+    """Optimizer steps between two lines of `train.jsonl` in the trial's folder."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainSettings:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError(
+                "exactly one of `max_steps` and `epochs` must be given, but got "
+                f"max_steps={self.max_steps}, epochs={self.epochs}"
+            )
+        return self
+
+
+class DeepSpeedSettings(_Section):
+    """How DeepSpeed spreads a trial over its workers."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """0: every worker holds all; 1 spreads the optimizer's state, 2 also gradients, 3 also weights."""
+
+
+class RunSettings(_Section):
+    """Where and on what a sweep runs."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "sweep"
+    """Name of the results folder inside `storage`: letters, digits, dot, underscore, dash."""
+    storage: Path = Path("results")
+    """Folder of results; on several hosts, one that all of them see under this path."""
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    """Workers (processes, one device each) of one trial."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    """Logical CPUs that Ray reserves for a worker."""
+    gpus_per_worker: Annotated[float, Field(ge=0, le=1)] | None = None
+    """GPUs that Ray reserves for a worker; none: 1 where the cluster has any, else 0."""
+    max_failures: Annotated[int, Field(ge=0)] = 1
+    """How often a trial whose worker died starts again from its last checkpoint."""
+    ray_address: str = "auto"
+    """`auto`: the cluster of RAY_ADDRESS or one running on this host, else a local one made for this
+    sweep; `local`: always a local one; else the address of a cluster."""
+
+    @property
+    def folder(self) -> Path:
+        """The results folder of the sweep."""
+        return self.storage / self.name
+
+
+class RunConfig(_Section):
+    """All that one trial is made of."""
+
+    model: ModelSettings
+    data: DataConfig
+    method: AnyMethod
+    train: TrainSettings
+    deepspeed: DeepSpeedSettings = DeepSpeedSettings()
+    run: RunSettings = RunSettings()
+
+    @model_validator(mode="after")
+    def _check_batch(self) -> RunConfig:
+        step = self.train.micro_batch_size * self.run.num_workers
+        if self.train.batch_size % step:
+            raise ValueError(
+                "train.batch_size must be a multiple of train.micro_batch_size x run.num_workers, "
+                f"but got batch_size={self.train.batch_size} with {self.train.micro_batch_size} x "
+                f"{self.run.num_workers} = {step}: lower micro_batch_size or change batch_size"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_precision(self) -> RunConfig:
+        if self.model.quantization is not None and self.deepspeed.zero_stage == 3:
+            raise ValueError(
+                "deepspeed.zero_stage must be at most 2 with a quantized base, but got zero_stage=3 "
+                f"with model.quantization={self.model.quantization}: ZeRO-3 cannot spread packed "
+                "weights"
+            )
+        return self
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        """Forward passes of a worker in one optimizer step."""
+        return self.train.batch_size // (self.train.micro_batch_size * self.run.num_workers)
+
+
+class SweepConfig(RunConfig):
+    """A sweep file: a run, and the search over it."""
+
+    search: SearchSettings = SearchSettings()
+
+    @model_validator(mode="after")
+    def _check_metrics(self) -> SweepConfig:
+        from raytune_glm.metrics import METRICS
+
+        for where, name in [
+            ("search.metric", self.search.metric),
+            *(("train.metrics", name) for name in self.train.metrics),
+        ]:
+            if name not in METRICS:
+                raise ValueError(f"{where} must be one of {', '.join(METRICS)}, but got {name!r}")
+        return self

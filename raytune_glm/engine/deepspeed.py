@@ -1,0 +1,243 @@
+"""The DeepSpeed engine of a trial: built from the run's settings in one place, and held to them.
+
+DeepSpeed averages gradients over ranks. The loss here is scaled so that what comes out is the mean over
+all label tokens of the step's rows, whichever rank and micro-batch they were in: the number of workers
+and the micro-batch size then change nothing but rounding. Read next: `raytune_glm.worker`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import resource
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from raytune_glm.engine import distributed
+from raytune_glm.engine.schedule import learning_rate_factor
+from raytune_glm.errors import NonFiniteLossError
+from raytune_glm.models.family import IGNORED_LABEL
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from raytune_glm.config import RunConfig
+
+Batch = Mapping[str, torch.Tensor]
+"""`input_ids`, `attention_mask` and `labels`, each [rows, tokens]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepStats:
+    """What one optimizer step did."""
+
+    loss: float
+    """Mean cross entropy over the label tokens of the whole step, all ranks."""
+    grad_norm: float
+    """2-norm of the step's gradient before clipping, all ranks."""
+    learning_rate: float
+    """The rate that the step was taken with."""
+    skipped: bool
+    """True where fp16's loss scaler found an overflow and left the weights as they were."""
+
+
+def choose_accelerator() -> torch.device:
+    """Pick this process's device, and tell DeepSpeed, which would look for one itself at import."""
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    return torch.device("cpu")
+
+
+def deepspeed_config(run: RunConfig) -> dict[str, Any]:
+    """DeepSpeed's configuration of a run: every figure in it comes from the run's settings."""
+    return {
+        "train_batch_size": run.train.batch_size,
+        "train_micro_batch_size_per_gpu": run.train.micro_batch_size,
+        "gradient_accumulation_steps": run.gradient_accumulation_steps,
+        "gradient_clipping": run.train.max_grad_norm or 0.0,
+        "zero_optimization": {"stage": run.deepspeed.zero_stage},
+        "bf16": {"enabled": run.model.precision == "bf16"},
+        "fp16": {"enabled": run.model.precision == "fp16"},
+        "steps_per_print": 10**9,
+    }
+
+
+class DeepSpeedEngine:
+    """One trial's model, optimizer and schedule on this rank."""
+
+    def __init__(self, model: PreTrainedModel, run: RunConfig, *, total_steps: int) -> None:
+        """Hand `model`, with its method on it, to DeepSpeed.
+
+        Args:
+            model: What trains has `requires_grad`; optimizer state is made for that alone.
+            run: The trial's settings.
+            total_steps: Optimizer steps of the whole trial, which the schedule ends at.
+        """
+        import deepspeed
+
+        _join_process_group()
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trainable,
+            lr=run.train.learning_rate,
+            betas=run.train.betas,
+            eps=run.train.adam_epsilon,
+            weight_decay=run.train.weight_decay,
+        )
+
+        def schedule(wrapped: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+            return torch.optim.lr_scheduler.LambdaLR(
+                wrapped,
+                lambda step: learning_rate_factor(
+                    step,
+                    schedule=run.train.schedule,
+                    total_steps=total_steps,
+                    warmup_ratio=run.train.warmup_ratio,
+                ),
+            )
+
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        self._engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=deepspeed_config(run), lr_scheduler=schedule
+        )
+        self._run = run
+        self._gathers_weights = run.deepspeed.zero_stage == 3
+        self.device = torch.device(self._engine.device)
+        self._assert_settings_took()
+
+    def _assert_settings_took(self) -> None:
+        engine, train = self._engine, self._run.train
+        assert engine.train_batch_size() == train.batch_size, "DeepSpeed changed the batch size"
+        assert engine.gradient_accumulation_steps() == self._run.gradient_accumulation_steps, (
+            "DeepSpeed changed the accumulation"
+        )
+        peak = engine.lr_scheduler.base_lrs[0]
+        assert peak == train.learning_rate, f"DeepSpeed changed the learning rate to {peak}"
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, with its method on it."""
+        module: PreTrainedModel = self._engine.module
+        return module
+
+    @property
+    def needs_all_ranks(self) -> bool:
+        """True where a forward pass is a common effort: every rank must make as many as the others."""
+        return self._gathers_weights and distributed.world_size() > 1
+
+    def train_step(self, micro_batches: Iterable[Batch], *, num_label_tokens: int) -> StepStats:
+        """Take one optimizer step.
+
+        Args:
+            micro_batches: This rank's part of the step's rows, one forward pass each.
+            num_label_tokens: Label tokens of the whole step's rows, all ranks; what the loss is
+                divided by.
+
+        Raises:
+            NonFiniteLossError: The loss or the gradient is NaN or infinite; on every rank, before
+                the optimizer's step where it is the loss.
+        """
+        self._engine.train()
+        scale = distributed.world_size() / num_label_tokens
+        own_sum = 0.0
+        for number, batch in enumerate(micro_batches):
+            if number > 0:
+                self._engine.step()  # only counts the micro-batch before this one
+            on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}
+            label_tokens = int((on_device["labels"][:, 1:] != IGNORED_LABEL).sum())
+            loss = self._engine(**on_device, use_cache=False).loss
+            self._engine.backward(loss * (label_tokens * scale), scale_wrt_gas=False)
+            own_sum += float(loss.detach()) * label_tokens
+        [total] = distributed.sum_over_ranks([own_sum], self.device)
+        mean_loss = total / num_label_tokens
+        self._refuse_non_finite("loss", mean_loss)
+        [learning_rate] = self._engine.get_lr()
+        plain_norm = self._plain_grad_norm()
+        self._engine.step()
+        skipped = not self._engine.was_step_applied()
+        grad_norm = plain_norm or float(self._engine.get_global_grad_norm() or 0.0)
+        if not skipped:
+            self._refuse_non_finite("gradient norm", grad_norm)
+        return StepStats(
+            loss=mean_loss, grad_norm=grad_norm, learning_rate=learning_rate, skipped=skipped
+        )
+
+    def _plain_grad_norm(self) -> float | None:
+        """The gradient's norm where DeepSpeed keeps none: plain fp32 weights without ZeRO."""
+        if self._run.deepspeed.zero_stage > 0 or self._run.model.precision != "fp32":
+            return None
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def _refuse_non_finite(self, what: str, value: float) -> None:
+        if math.isfinite(value):
+            return
+        train = self._run.train
+        likely = (
+            "model.precision fp16 overflowed (use bf16 or fp32), or train.learning_rate"
+            if self._run.model.precision == "fp16"
+            else "train.learning_rate"
+        )
+        raise NonFiniteLossError(
+            f"the {what} became {value} at step {self._engine.global_steps + 1}; the likely cause is "
+            f"that {likely}={train.learning_rate:g} is too high: lower it, lengthen "
+            f"train.warmup_ratio={train.warmup_ratio:g}, or set train.max_grad_norm"
+        )
+
+    def save_state(self, folder: Path, tag: str) -> None:
+        """Write what resuming needs (trained weights, optimizer, schedule) to `folder / tag`.
+
+        Every rank calls it and writes its own part; frozen weights are left out.
+        """
+        self._engine.save_checkpoint(
+            str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True
+        )
+
+    def load_state(self, folder: Path, tag: str) -> None:
+        """Read what `save_state` wrote, with the same number of workers and ZeRO stage."""
+        self._engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
+
+    def trained_weights(self) -> dict[str, torch.Tensor]:
+        """Copy what trains to the CPU, by parameter name; every rank calls it, rank 0 gets it all."""
+        import deepspeed
+
+        weights: dict[str, torch.Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self._gathers_weights):
+                if distributed.rank() == 0:
+                    weights[name] = parameter.detach().cpu().clone()
+        return weights
+
+    def peak_memory_bytes(self) -> int:
+        """Largest memory of any rank so far: what the device's allocator held, or the process on a CPU."""
+        if self.device.type == "cuda":
+            own = torch.cuda.max_memory_allocated(self.device)
+        else:
+            own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+        return int(distributed.max_over_ranks(float(own), self.device))
+
+    def close(self) -> None:
+        """Let go of DeepSpeed's hooks and buffers."""
+        self._engine.destroy()
+
+
+def _join_process_group() -> None:
+    """Use the process group that Ray Train made, or make one of a single process."""
+    import deepspeed
+
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if not torch.distributed.is_initialized() and "MASTER_ADDR" not in os.environ:
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        os.environ.setdefault("LOCAL_RANK", "0")
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)

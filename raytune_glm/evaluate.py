@@ -1,0 +1,151 @@
+"""Evaluation on held-out rows, spread over a trial's workers: the loss, and metrics on generated answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from raytune_glm.data.collation import collate
+from raytune_glm.engine import distributed
+from raytune_glm.metrics import METRICS, AnswerMetric
+from raytune_glm.models.family import IGNORED_LABEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from raytune_glm.models.family import Family
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation measured."""
+
+    values: dict[str, float]
+    """Metric -> value over all rows, the same on every rank."""
+    answers: list[str] | None
+    """The generated answer of every row, in the rows' order; none where no metric asked for one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """Held-out rows and how to score a model on them."""
+
+    rows: Dataset
+    """Encoded rows: `input_ids`, `labels`, `num_labels`, `prompt_ids`, `references`."""
+    metrics: Sequence[str]
+    """Names in `METRICS`; `eval_loss` is always measured."""
+    family: Family
+    tokenizer: PreTrainedTokenizerBase
+    batch_size: int
+    """Rows in one forward pass of one worker."""
+    max_new_tokens: int
+    """Longest generated answer."""
+
+    def evaluate(
+        self, model: PreTrainedModel, device: torch.device, *, in_step: bool = False
+    ) -> Evaluation:
+        """Score a model. Every rank calls it and takes its share of the rows.
+
+        Args:
+            model: The model, in any mode; it is given back in training mode if it was in it.
+            device: Where it is.
+            in_step: Whether every rank must make as many forward passes as the others (ZeRO-3).
+
+        Returns:
+            The values, combined over the ranks.
+        """
+        generated = [
+            m for m in map(METRICS.__getitem__, self.metrics) if isinstance(m, AnswerMetric)
+        ]
+        with _evaluating(model):
+            values = {"eval_loss": self._loss(model, device, in_step=in_step)}
+            if not generated:
+                return Evaluation(values=values, answers=None)
+            answers = self._answers(model, device, in_step=in_step)
+        references = [tuple(references) for references in self.rows["references"]]
+        for metric in generated:
+            scores = metric.score(answers, references)
+            values[metric.name] = sum(scores) / len(scores)
+        return Evaluation(values=values, answers=answers)
+
+    def _loss(self, model: PreTrainedModel, device: torch.device, *, in_step: bool) -> float:
+        """Mean cross entropy over all label tokens of all rows: no row and no rank counts double."""
+        total, label_tokens = 0.0, 0.0
+        for indices in self._own_batches("length", in_step=in_step):
+            rows = [self.rows[i] for i in indices]
+            batch = collate(rows, pad_token_id=pad_token_id(self.tokenizer))
+            count = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
+            on_device = {name: tensor.to(device) for name, tensor in batch.items()}
+            loss = model(**on_device, use_cache=False).loss
+            if count > 0:
+                total += float(loss) * count
+                label_tokens += count
+        total, label_tokens = distributed.sum_over_ranks([total, label_tokens], device)
+        return total / label_tokens
+
+    def _answers(self, model: PreTrainedModel, device: torch.device, *, in_step: bool) -> list[str]:
+        """Greedy answers of all rows, in their order."""
+        stop = self.family.stop_token_ids(self.tokenizer)
+        found: list[tuple[int, str]] = []
+        for indices in self._own_batches("prompt_ids", in_step=in_step):
+            prompts = [{"input_ids": self.rows[i]["prompt_ids"]} for i in indices]
+            batch = collate(prompts, pad_token_id=pad_token_id(self.tokenizer), padding_side="left")
+            width = batch["input_ids"].shape[1]
+            output = model.generate(
+                **{name: tensor.to(device) for name, tensor in batch.items()},
+                max_new_tokens=self.max_new_tokens,
+                do_sample=False,
+                eos_token_id=stop,
+                pad_token_id=pad_token_id(self.tokenizer),
+                synced_gpus=in_step,
+            )
+            for index, ids in zip(indices, output[:, width:].tolist(), strict=True):
+                found.append((index, self._text(ids, stop)))
+        # A rank short of a batch has answered rows of another one; the first answer counts.
+        answers = dict(reversed(distributed.gather_lists(found)))
+        return [answers[index] for index in range(len(self.rows))]
+
+    def _text(self, ids: list[int], stop: Sequence[int]) -> str:
+        end = next((i for i, token in enumerate(ids) if token in stop), len(ids))
+        return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
+
+    def _own_batches(self, by: str, *, in_step: bool) -> list[list[int]]:
+        """This rank's rows in batches of like length, so that little of a batch is padding.
+
+        Where ranks must keep in step, one that has fewer batches than another repeats its first.
+        """
+        sizes = [value if isinstance(value, int) else len(value) for value in self.rows[by]]
+        order = sorted(range(len(sizes)), key=sizes.__getitem__)
+        rank, world_size = distributed.rank(), distributed.world_size()
+        own = order[rank::world_size]
+        batches = [own[i : i + self.batch_size] for i in range(0, len(own), self.batch_size)]
+        if in_step:
+            most = -(-(-(-len(order) // world_size)) // self.batch_size)
+            batches += [order[:1]] * (most - len(batches))
+        return batches
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id to pad with; masks hide it, so a tokenizer without one may use any."""
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if isinstance(token_id, int):
+            return token_id
+    return 0
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)

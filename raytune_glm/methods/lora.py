@@ -1,0 +1,108 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): low-rank matrices beside frozen linears, by PEFT."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from raytune_glm.errors import ConfigError
+from raytune_glm.methods.base import Method
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from raytune_glm.models.family import Family, LinearShape, ModelShape
+
+
+class LoRA(Method):
+    """`W + (alpha / rank) * B @ A` on each target, with `W` frozen and `B` zero at the start."""
+
+    name: Literal["lora"] = "lora"
+    rank: Annotated[int, Field(ge=1)] = 8
+    """Rows of A and columns of B. 8 in ChatGLM-Tuning and Alpaca-LoRA."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Scale of the update, divided by the rank. 32 in ChatGLM-Tuning, 16 in Alpaca-LoRA."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability that an input element of A is dropped in training."""
+    target_modules: Literal["attention", "mlp", "all"] | tuple[str, ...] | None = None
+    """Linears to adapt: the last parts of their module names, or the family's `attention`, `mlp` or
+    `all` of them. None: those that the published tools adapt for this family."""
+    rank_stabilized: bool = False
+    """Divide alpha by the square root of the rank instead (rsLoRA, arXiv 2312.03732)."""
+
+    def _wanted(self, family: Family) -> tuple[str, ...]:
+        groups = {
+            None: family.default_lora_modules,
+            "attention": family.attention_modules,
+            "mlp": family.mlp_modules,
+            "all": family.attention_modules + family.mlp_modules,
+        }
+        if isinstance(self.target_modules, tuple):
+            return self.target_modules
+        return groups[self.target_modules]
+
+    def targets(self, shape: ModelShape, family: Family) -> list[LinearShape]:
+        """The linears that get an adapter.
+
+        Raises:
+            ConfigError: No target was named, or a named one matches nothing in the model.
+        """
+        wanted = self._wanted(family)
+        known = sorted({linear.name.rsplit(".", 1)[-1] for linear in shape.linears})
+        if not wanted:
+            raise ConfigError(
+                "method.target_modules must name at least one linear, but the list is empty: "
+                f"choose from {', '.join(known)}, or write attention, mlp or all"
+            )
+        for target in wanted:
+            if not any(_is_named(linear.name, target) for linear in shape.linears):
+                raise ConfigError(
+                    f"method.target_modules must name linears of the model, but {target!r} matches "
+                    f"nothing in this {family.name} model: its linears are {', '.join(known)}"
+                )
+        return [
+            linear
+            for linear in shape.linears
+            if any(_is_named(linear.name, target) for target in wanted)
+        ]
+
+    def check(self, shape: ModelShape, family: Family) -> None:
+        """Refuse target modules that match nothing, and a rank that no target can use.
+
+        Raises:
+            ConfigError: The setting, its value and what to write instead.
+        """
+        smallest = min(
+            self.targets(shape, family), key=lambda t: min(t.in_features, t.out_features)
+        )
+        limit = min(smallest.in_features, smallest.out_features)
+        if self.rank > limit:
+            raise ConfigError(
+                f"method.rank must be at most {limit}, the smaller side of {smallest.name}, "
+                f"but got rank={self.rank}: a higher rank adds parameters and no freedom"
+            )
+
+    def trainable_parameters(self, shape: ModelShape, family: Family) -> int:
+        """`rank * (in + out)` for each target."""
+        return sum(
+            self.rank * (t.in_features + t.out_features) for t in self.targets(shape, family)
+        )
+
+    def apply(self, model: PreTrainedModel, family: Family) -> PreTrainedModel:
+        """Wrap the targets with PEFT's LoRA layers; everything else is frozen."""
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT only divides it
+            lora_dropout=self.dropout,
+            target_modules=list(self._wanted(family)),
+            use_rslora=self.rank_stabilized,
+        )
+        return get_peft_model(model, config)  # type: ignore[return-value]  # it stands in for one
+
+
+def _is_named(module: str, target: str) -> bool:
+    return module == target or module.endswith(f".{target}")

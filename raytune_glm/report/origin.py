@@ -1,0 +1,68 @@
+"""Where a sweep's results came from: package versions, the project's revision, the data's hashes."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from raytune_glm.config import SweepConfig
+from raytune_glm.data.cache import digest_file
+
+PACKAGES = (
+    "raytune-glm",
+    "torch",
+    "transformers",
+    "peft",
+    "ray",
+    "deepspeed",
+    "bitsandbytes",
+    "datasets",
+    "optuna",
+    "pydantic",
+    "sentencepiece",
+)
+
+
+def origin(sweep: SweepConfig) -> dict[str, Any]:
+    """What `versions.json` holds."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git_revision": _git_revision(),
+        "data_sha256": {
+            place: digest_file(Path(place))
+            for split in (sweep.data.train, sweep.data.dev, sweep.data.test)
+            for place in split or ()
+            if Path(place).is_file()
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """Revision of the source that runs, where it runs from a checkout, with a mark if it was changed."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,146 @@
+"""`python -m raytune_glm.sweep sweeps/lora.yaml`: from a sweep file to a leaderboard.
+
+Reads and checks the file, connects to Ray, runs the trials, writes the results. Absolute imports
+throughout: `ray submit` runs a copy of this file on the cluster's head. Read next: `config.tree`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raytune_glm.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from raytune_glm.config import SweepConfig
+    from raytune_glm.config.check import Plan
+    from raytune_glm.trials.ledger import Ledger
+    from raytune_glm.trials.records import ResultsFolder
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; give its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _sweep(arguments.sweep, arguments.overrides, only_check=arguments.check)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m raytune_glm.sweep",
+        description="Search the settings of a fine-tuning method, or the method itself, with Ray Tune.",
+        epilog="Run the same command again to go on with a sweep that was interrupted.",
+    )
+    parser.add_argument("sweep", type=Path, help="the sweep file, YAML")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key.path=value",
+        help="settings to change, such as model.path=/models/chatglm3-6b or search.num_trials=20",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="check the file, the model and the data, print what would be done, start nothing",
+    )
+    return parser
+
+
+def _sweep(path: Path, overrides: list[str], *, only_check: bool) -> int:
+    from rich.console import Console
+
+    from raytune_glm.config import load_sweep
+    from raytune_glm.config.check import check_sweep
+    from raytune_glm.report.plan import describe_plan
+
+    console = Console(soft_wrap=True)
+    sweep = load_sweep(path, overrides)
+    plan = check_sweep(sweep)
+    console.print(describe_plan(sweep, plan), highlight=False, markup=False)
+    if only_check:
+        return 0
+
+    from raytune_glm.log import log_to_file
+    from raytune_glm.report.settings import write_settings
+    from raytune_glm.trials.records import ResultsFolder
+
+    results = ResultsFolder(sweep.run.folder)
+    with results.held():
+        write_settings(results.root / "sweep.yaml", sweep)
+        log_to_file(results.root / "sweep.log")
+        finished = _run(sweep, plan, results, console)
+    return 0 if finished else 1
+
+
+def _run(sweep: SweepConfig, plan: Plan, results: ResultsFolder, console: Console) -> bool:
+    """Run what is left of the sweep and write its results; say whether all went as it should."""
+    from raytune_glm import files
+    from raytune_glm.metrics import METRICS
+    from raytune_glm.report.origin import origin
+    from raytune_glm.report.outcome import write_outcome
+    from raytune_glm.trials.ledger import Ledger
+
+    mode = METRICS[sweep.search.metric].direction
+    started = time.monotonic()
+    ledger = Ledger(results, sweep.search, mode=mode)
+    if ledger.num_left:
+        files.write_json(results.root / "versions.json", origin(sweep))
+        _run_trials(sweep, plan, results, ledger, console)
+    seconds = time.monotonic() - started
+    has_winner = write_outcome(results, sweep, mode=mode, seconds=seconds, console=console)
+    if ledger.num_left or ledger.live:
+        console.print("[yellow]interrupted[/yellow]: run the same command again to go on")
+        return False
+    return has_winner
+
+
+def _run_trials(
+    sweep: SweepConfig, plan: Plan, results: ResultsFolder, ledger: Ledger, console: Console
+) -> None:
+    import ray
+
+    from raytune_glm.trials import cluster
+    from raytune_glm.trials.progress import Progress
+    from raytune_glm.trials.tuner import Placement, run_trials
+
+    try:
+        cluster.connect(sweep.run.ray_address)
+        placement = cluster.place(sweep)
+        console.print(f"cluster    {placement.describe()}", highlight=False)
+        _encode(sweep, results)
+        with Progress(
+            console, sweep.search, mode=ledger.mode, rows=ledger.rows.values()
+        ) as progress:
+            run_trials(
+                sweep, results, ledger, progress, max_steps=plan.max_steps, placement=placement
+            )
+    finally:
+        ray.shutdown()
+
+
+def _encode(sweep: SweepConfig, results: ResultsFolder) -> None:
+    """Encode the data once for all trials, here, where what is wrong with it is still the user's to see."""
+    from raytune_glm.data.store import encode_splits
+    from raytune_glm.models import inspect_folder, load_tokenizer
+
+    encode_splits(
+        sweep.data,
+        family=inspect_folder(sweep.model.path, sweep.model.family).family,
+        tokenizer=load_tokenizer(sweep.model.path, family=sweep.model.family),
+        cache_dir=results.data,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""The bridge between the ledger and Ray Tune: a `Searcher` that proposes and a `Callback` that listens.
+
+Ray's own OptunaSearch takes a trial that a scheduler stopped for a complete one, and leaves the last report
+of it out; a callback sees every report and every end. Read next: `tuner`.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
+from raytune_glm.search.schedulers import STEP
+from raytune_glm.trials.ledger import Ledger
+from raytune_glm.trials.progress import Progress
+from raytune_glm.trials.records import State
+
+log = logging.getLogger(__name__)
+
+TrialConfig = dict[str, Any]
+
+
+class LedgerSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
+    """Gives Ray Tune the trials that the ledger proposes."""
+
+    def __init__(self, ledger: Ledger, config_of: Callable[[str, Any], TrialConfig]) -> None:
+        """Propose from `ledger`.
+
+        Args:
+            ledger: The sweep's ledger.
+            config_of: Makes a trial's configuration from its id and its values.
+        """
+        super().__init__()
+        self._ledger = ledger
+        self._config_of = config_of
+
+    def suggest(self, trial_id: str) -> TrialConfig | str:
+        """Propose a trial, or say that there are no more."""
+        if self._ledger.num_left == 0:
+            return str(Searcher.FINISHED)
+        live = self._ledger.propose()
+        return {"number": live.number, **self._config_of(live.id, live.params)}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Nothing: `LedgerCallback` hears of ends in full."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study on disk is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the study on disk is the state."""
+
+    def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
+        # The Tuner pickles itself for its own way of resuming, which this project does not use.
+        return Searcher, ()
+
+
+class LedgerCallback(Callback):  # type: ignore[misc]  # ray is untyped
+    """Tells the ledger and the terminal what Ray Tune's trials report and how they end."""
+
+    def __init__(self, ledger: Ledger, progress: Progress) -> None:
+        """Tell `ledger` and `progress`."""
+        self._ledger = ledger
+        self._progress = progress
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """A trial's process is up."""
+        self._progress.started(self._ledger.live[trial.config["number"]])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial has reported an evaluation, or why it ends."""
+        number = trial.config["number"]
+        if number in self._ledger.live and STEP in result:
+            self._ledger.report(number, result["report"])
+            self._progress.reported(self._ledger.live.values())
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """A trial came to its end, or the scheduler stopped it."""
+        ending = trial.last_result.get("ending")
+        if ending is not None:
+            self._finish(trial, State(ending["state"]), ending["error"])
+        elif self._ledger.live[trial.config["number"]].progress >= 1:
+            self._finish(trial, State.COMPLETE)
+        else:
+            self._finish(trial, State.PRUNED)
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """A trial's process or one of its workers died, or raised what nobody expected."""
+        error = trial.get_error()
+        text = "".join(traceback.format_exception(error)) if error else "its process died"
+        self._finish(trial, State.FAILED, text.strip())
+
+    def _finish(self, trial: Trial, state: State, error: str | None = None) -> None:
+        self._progress.finished(self._ledger.finish(trial.config["number"], state, error))
+
+    def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
+        return Callback, ()

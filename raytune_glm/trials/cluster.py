@@ -1,0 +1,125 @@
+"""The cluster: connecting to it, what a worker needs of it, and how many trials fit at a time."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raytune_glm.config import RunConfig, SweepConfig
+from raytune_glm.errors import ResourceError
+
+log = logging.getLogger(__name__)
+
+TRIAL_RESOURCES = {"memory": 1}
+"""What Ray reserves for the process that starts a trial's workers and waits: more than nothing, which
+Ray Tune refuses, and nothing that a worker needs (one byte), or waiting trials would starve workers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """How the trials of a sweep take up the cluster."""
+
+    per_worker: dict[str, float]
+    """What Ray reserves for one worker."""
+    num_nodes: int
+    max_concurrent: int
+    """Most trials at a time."""
+
+    def describe(self) -> str:
+        """One line for the terminal."""
+        each = " + ".join(f"{amount:g} {name}" for name, amount in self.per_worker.items())
+        return (
+            f"{self.num_nodes} node(s), room for {self.max_concurrent} trial(s) at a time, "
+            f"{each} a worker"
+        )
+
+
+def place(sweep: SweepConfig) -> Placement:
+    """Work out how many trials can run at a time on the cluster that is connected.
+
+    Raises:
+        ResourceError: Not even one trial fits.
+    """
+    import ray
+
+    per_worker = worker_resources(sweep, ray.cluster_resources())
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fitting = max_concurrent_trials(nodes, per_worker=per_worker, num_workers=sweep.run.num_workers)
+    limit = sweep.search.max_concurrent or fitting
+    return Placement(
+        per_worker=per_worker, num_nodes=len(nodes), max_concurrent=min(fitting, limit)
+    )
+
+
+def connect(address: str) -> None:
+    """Connect to a Ray cluster, or start a local one; what Ray prints stays in its own files.
+
+    Args:
+        address: `auto`, `local`, or the address of a cluster.
+
+    Raises:
+        ResourceError: There is no cluster at that address.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+
+    wanted: dict[str, Any] = {} if address == "auto" else {"address": address}
+    try:
+        ray.init(**wanted, log_to_driver=False, configure_logging=True, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise ResourceError(
+            f"run.ray_address must be a running Ray cluster, but {address!r} does not answer "
+            f"({error}): start one with `ray up cluster.yaml`, or write local"
+        ) from None
+
+
+def worker_resources(run: RunConfig, cluster: Mapping[str, float]) -> dict[str, float]:
+    """What Ray reserves for one worker.
+
+    Args:
+        run: The trial's settings.
+        cluster: All resources of the cluster, from `ray.cluster_resources()`.
+    """
+    gpus = run.run.gpus_per_worker
+    if gpus is None:
+        gpus = 1 if cluster.get("GPU", 0) > 0 else 0
+    resources = {"CPU": run.run.cpus_per_worker}
+    return {**resources, "GPU": gpus} if gpus else resources
+
+
+def max_concurrent_trials(
+    nodes: Iterable[Mapping[str, float]], *, per_worker: Mapping[str, float], num_workers: int
+) -> int:
+    """How many trials can have all their workers at the same time.
+
+    Workers are whole: a node has room for as many as its scarcest resource allows, and what is left
+    over on two nodes does not make one more.
+
+    Args:
+        nodes: Resources of each living node.
+        per_worker: What one worker takes.
+        num_workers: Workers of a trial.
+
+    Raises:
+        ResourceError: Not even one trial fits.
+    """
+    nodes = list(nodes)
+    places = sum(
+        min(math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in per_worker.items())
+        for node in nodes
+    )
+    if places < num_workers:
+        need = " + ".join(f"{amount:g} {name}" for name, amount in per_worker.items())
+        have = ", ".join(
+            " + ".join(f"{node.get(name, 0.0):g} {name}" for name in per_worker) for node in nodes
+        )
+        raise ResourceError(
+            f"run.num_workers must fit into the cluster, but num_workers={num_workers} of {need} each "
+            f"do not: its {len(nodes)} node(s) have {have}, room for {places}. Lower run.num_workers "
+            "or run.cpus_per_worker, or add nodes"
+        )
+    return places // num_workers

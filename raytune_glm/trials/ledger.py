@@ -1,0 +1,201 @@
+"""The ledger of a sweep: what was proposed, what was reported, how it ended; kept in the Optuna study.
+
+The study on disk is the truth about the sweep: each report is an intermediate value, a trial that the
+scheduler stopped is PRUNED, one that failed or did not fit is FAIL. A trial that was running when the
+driver died is proposed again under its number and goes on from its checkpoint. This file knows
+Optuna and not Ray. Read next: `bridge`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from raytune_glm import files
+from raytune_glm import space as spaces
+from raytune_glm.metrics import METRICS
+from raytune_glm.search import SearchSettings
+from raytune_glm.search.schedulers import STEP
+from raytune_glm.trials.records import ResultsFolder, State, TrialRow
+
+log = logging.getLogger(__name__)
+
+PARAMS = "params"
+"""Attribute of a trial in the study: its values, by dotted path."""
+STATE = "state"
+"""Attribute of a trial in the study: how it ended, where Optuna's FAIL would not tell."""
+ERROR = "error"
+"""Attribute of a trial in the study: what went wrong."""
+
+OPTUNA_STATE = {
+    State.COMPLETE: TrialState.COMPLETE,
+    State.PRUNED: TrialState.PRUNED,
+    State.FAILED: TrialState.FAIL,
+    State.INFEASIBLE: TrialState.FAIL,
+}
+
+
+@dataclass(kw_only=True)
+class LiveTrial:
+    """A trial that is running, or about to."""
+
+    handle: optuna.Trial
+    """The trial in the study."""
+    params: spaces.Overrides
+    chosen_at: float
+    """Seconds since 1970."""
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    """Its evaluations so far, those of before a resume included."""
+
+    @property
+    def number(self) -> int:
+        """Number in the study, from 0."""
+        return self.handle.number
+
+    @property
+    def id(self) -> str:
+        """Name of the trial's folder."""
+        return f"{self.number:04d}"
+
+    @property
+    def progress(self) -> float:
+        """Share of its steps that are done, 0 to 1."""
+        return self.reports[-1][STEP] / self.reports[-1]["total_steps"] if self.reports else 0.0
+
+
+class Ledger:
+    """Proposes trials, takes their reports, and writes down how they ended."""
+
+    def __init__(
+        self, results: ResultsFolder, settings: SearchSettings, *, mode: Literal["min", "max"]
+    ) -> None:
+        """Open the study in `results`, or make it.
+
+        Args:
+            results: The sweep's folder.
+            settings: What to search and who proposes.
+            mode: Whether the metric is better when small or when large.
+        """
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._results = results
+        self._settings = settings
+        self.mode = mode
+        self._study = optuna.create_study(
+            storage=f"sqlite:///{results.study}",
+            sampler=settings.sampler.build(),
+            study_name=results.root.name,
+            direction="maximize" if mode == "max" else "minimize",
+            load_if_exists=True,
+        )
+        self.rows = {row.number: row for row in results.rows()}
+        """Finished trials by number, those of before a resume included."""
+        self.live: dict[int, LiveTrial] = {}
+        """Running trials by number."""
+        unfinished = [t for t in self._study.get_trials() if t.number not in self.rows]
+        self._to_resume = [t for t in unfinished if not self._record_if_told(t)]
+
+    def _record_if_told(self, trial: FrozenTrial) -> bool:
+        """Write the line of a trial that the study knows as finished, if a kill came between the two."""
+        if not trial.state.is_finished():
+            return False
+        live = self._live(trial)
+        self._write_row(live, State(trial.user_attrs[STATE]), trial.user_attrs.get(ERROR))
+        return True
+
+    @property
+    def num_left(self) -> int:
+        """Trials that the sweep has still to propose, unfinished ones of before a resume included."""
+        return max(0, self._settings.num_trials - len(self.rows) - len(self.live))
+
+    def propose(self) -> LiveTrial:
+        """Choose the next trial: first those to resume, then what the sampler says."""
+        if self._to_resume:
+            live = self._live(self._to_resume.pop(0))
+        else:
+            handle = self._study.ask()
+            live = LiveTrial(handle=handle, params=self._choose(handle), chosen_at=time.time())
+        self.live[live.number] = live
+        return live
+
+    def _choose(self, handle: optuna.Trial) -> spaces.Overrides:
+        params = spaces.choose(self._settings.space, handle)
+        handle.set_user_attr(PARAMS, params)
+        return params
+
+    def _live(self, trial: FrozenTrial) -> LiveTrial:
+        handle = optuna.Trial(self._study, trial._trial_id)
+        # A kill between asking and choosing left a trial without values.
+        params = trial.user_attrs.get(PARAMS) or self._choose(handle)
+        live = LiveTrial(handle=handle, params=params, chosen_at=time.time())
+        live.reports = _read_lines(self._results.trial(live.id) / "metrics.jsonl")
+        return live
+
+    def report(self, number: int, report: Mapping[str, Any]) -> None:
+        """Take one evaluation of a trial; one that a resumed trial made before is not taken twice."""
+        live = self.live[number]
+        if live.reports and report[STEP] <= live.reports[-1][STEP]:
+            return
+        live.reports.append(dict(report))
+        files.append_line(self._results.trial(live.id) / "metrics.jsonl", report)
+        live.handle.report(report[self._settings.metric], report[STEP])
+
+    def finish(self, number: int, state: State, error: str | None = None) -> TrialRow:
+        """Write down the end of a trial, in the study and as a line of `trials.jsonl`."""
+        live = self.live.pop(number)
+        best = self._best(live.reports)
+        live.handle.set_user_attr(STATE, state.value)
+        if error is not None:
+            live.handle.set_user_attr(ERROR, error)
+        if state is State.COMPLETE:
+            assert best is not None, "a complete trial has reported"
+            self._study.tell(number, values=best[self._settings.metric])
+        else:
+            self._study.tell(number, state=OPTUNA_STATE[state])
+        return self._write_row(live, state, error)
+
+    def _best(self, reports: list[dict[str, Any]]) -> dict[str, Any] | None:
+        pick = max if self.mode == "max" else min
+        return pick(reports, key=lambda r: r[self._settings.metric], default=None)
+
+    def _write_row(self, live: LiveTrial, state: State, error: str | None) -> TrialRow:
+        last = live.reports[-1] if live.reports else {}
+        best = self._best(live.reports)
+        start = last.get("first_step_at")
+        row = TrialRow(
+            number=live.number,
+            id=live.id,
+            state=state,
+            params=live.params,
+            metrics={
+                "final": _measured(last),
+                "best": _measured(best or {}),
+            },
+            steps=last.get(STEP, 0),
+            seconds=last.get("seconds"),
+            start_seconds=None if start is None else max(0.0, start - live.chosen_at),
+            tokens_per_second=last.get("tokens_per_second"),
+            peak_memory_bytes=last.get("peak_memory_bytes"),
+            trainable_parameters=last.get("trainable_parameters"),
+            error=error,
+        )
+        self._results.add(row)
+        self.rows[row.number] = row
+        return row
+
+
+def _measured(report: Mapping[str, Any]) -> dict[str, float]:
+    return {name: report[name] for name in ("train_loss", *METRICS) if name in report}
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

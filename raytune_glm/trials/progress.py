@@ -1,0 +1,119 @@
+"""What a sweep shows while it runs: one line a trial event, and a bar with the time left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.progress import TimeRemainingColumn
+
+from raytune_glm.search import SearchSettings
+from raytune_glm.trials.records import State, TrialRow
+
+if TYPE_CHECKING:
+    from raytune_glm.trials.ledger import LiveTrial
+
+COLOURS = {
+    State.COMPLETE: "green",
+    State.PRUNED: "yellow",
+    State.FAILED: "red",
+    State.INFEASIBLE: "magenta",
+}
+
+
+class Progress:
+    """The terminal of a running sweep. Where there is no terminal, only the event lines are printed."""
+
+    def __init__(
+        self, console: Console, search: SearchSettings, *, mode: str, rows: Iterable[TrialRow]
+    ) -> None:
+        """Show a sweep, of which `rows` have ended before."""
+        self._console = console
+        self._metric = search.metric
+        self._num_trials = search.num_trials
+        self._better = max if mode == "max" else min
+        self._ended = 0
+        self._best: float | None = None
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=search.num_trials)
+        for row in rows:
+            self._count(row)
+        self._show([])
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def started(self, trial: LiveTrial) -> None:
+        """A trial's process is up."""
+        after = f" after step {trial.reports[-1]['step']}" if trial.reports else ""
+        self._line("blue", f"trial {trial.number}", f"started{after}", format_params(trial.params))
+
+    def reported(self, live: Iterable[LiveTrial]) -> None:
+        """A trial has reported an evaluation."""
+        self._show(live)
+
+    def finished(self, row: TrialRow) -> None:
+        """A trial has ended."""
+        best = row.metrics["best"].get(self._metric)
+        score = "" if best is None else f"{self._metric}={best:.4f}"
+        seconds = "" if row.seconds is None else f" in {row.seconds:.0f} s"
+        self._line(
+            COLOURS[row.state],
+            f"trial {row.number}",
+            row.state.value.lower(),
+            f"{score} at step {row.steps}{seconds}",
+        )
+        if row.error:
+            self._console.print(f"    {row.error.splitlines()[-1]}", markup=False, highlight=False)
+        self._count(row)
+        self._show([])
+
+    def _count(self, row: TrialRow) -> None:
+        self._ended += 1
+        value = row.metrics["best"].get(self._metric)
+        if value is not None:
+            self._best = value if self._best is None else self._better(self._best, value)
+
+    def _show(self, live: Iterable[LiveTrial]) -> None:
+        best = "" if self._best is None else f", best {self._metric} {self._best:.4f}"
+        self._bar.update(
+            self._task,
+            completed=self._ended + sum(trial.progress for trial in live),
+            description=f"{self._ended}/{self._num_trials} trials{best}",
+        )
+
+    def _line(self, colour: str, *parts: str) -> None:
+        head, what, rest = parts
+        self._console.print(f"{head:<9} [{colour}]{what:<10}[/{colour}] {rest}", highlight=False)
+
+
+def format_params(params: dict[str, Any]) -> str:
+    """A trial's values in one line: `rank=8 learning_rate=0.000312`, sections left out."""
+    return " ".join(f"{path.rsplit('.', 1)[-1]}={short(value)}" for path, value in params.items())
+
+
+def short(value: Any) -> str:
+    """A value in few characters: three digits of a float, the variant's name of a section."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, dict):
+        return str(value.get("name", value))
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value))
+    return str(value)

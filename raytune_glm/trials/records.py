@@ -1,0 +1,122 @@
+"""The results folder of a sweep: where each file is, and what a finished trial's line holds.
+
+    <storage>/<name>/
+      sweep.yaml  versions.json  study.db  trials.jsonl  summary.json  leaderboard.md  best.yaml  best/
+      trials/<id>/   config.yaml  metrics.jsonl  train.jsonl  predictions.jsonl  worker.log  checkpoint/
+      sweep.log  ray/                what the driver and Ray Tune had to say
+
+Read next: `bridge`, which makes the trials, and `raytune_glm.report`, which reads the lines.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from raytune_glm import files
+from raytune_glm.errors import ConfigError
+
+
+class State(str, Enum):
+    """How a trial ended."""
+
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    """Stopped early by the scheduler."""
+    FAILED = "FAILED"
+    INFEASIBLE = "INFEASIBLE"
+    """Did not fit into memory."""
+
+
+class TrialRow(BaseModel):
+    """A finished trial: one line of `trials.jsonl`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    """Number of the trial in the Optuna study, from 0."""
+    id: str
+    """Name of its folder in `trials/`."""
+    state: State
+    params: dict[str, Any]
+    """Dotted path -> the value that the search gave it."""
+    metrics: dict[str, dict[str, float]]
+    """`final`: the last evaluation; `best`: the one with the best value of the sweep's metric."""
+    steps: int
+    """Optimizer steps done."""
+    seconds: float | None
+    """From the first step to the last report, evaluations included."""
+    start_seconds: float | None
+    """From the moment the trial was chosen to its first step."""
+    tokens_per_second: float | None
+    """Tokens trained on a second, padding and evaluations left out, all workers."""
+    peak_memory_bytes: int | None
+    """Largest memory of one worker: of the device's allocator, on a CPU of the process."""
+    trainable_parameters: int | None
+    execution: str = "solo"
+    error: str | None = None
+    """What went wrong, where the trial failed or did not fit."""
+
+
+class ResultsFolder:
+    """Paths and lines of one sweep's results."""
+
+    def __init__(self, root: Path) -> None:
+        """Use `root`, made if it is not there."""
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other sweep out of the folder for as long as the block runs.
+
+        Raises:
+            ConfigError: Another sweep holds it.
+        """
+        with (self.root / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"a results folder must have one sweep at a time, but another one is running in "
+                    f"{self.root}: wait for it, or choose another run.name"
+                ) from None
+            yield
+
+    @property
+    def study(self) -> Path:
+        """The Optuna study, an SQLite file."""
+        return self.root / "study.db"
+
+    @property
+    def trials(self) -> Path:
+        """One line a finished trial."""
+        return self.root / "trials.jsonl"
+
+    @property
+    def data(self) -> Path:
+        """Encoded data that all trials read."""
+        return self.root / "data"
+
+    def trial(self, trial_id: str) -> Path:
+        """Folder of one trial."""
+        return self.root / "trials" / trial_id
+
+    def rows(self) -> list[TrialRow]:
+        """The finished trials, in the order in which they ended; of a trial told twice, the last."""
+        if not self.trials.exists():
+            return []
+        lines = self.trials.read_text(encoding="utf-8").splitlines()
+        rows = (TrialRow.model_validate(json.loads(line)) for line in lines if line)
+        return list({row.number: row for row in rows}.values())
+
+    def add(self, row: TrialRow) -> None:
+        """Append a finished trial."""
+        files.append_line(self.trials, row.model_dump(mode="json"))

@@ -1,0 +1,97 @@
+"""A solo trial: a Tune trial that runs a Ray Train `TorchTrainer`, whose workers run `worker.train`.
+
+This is the one file that knows how reports travel from a Ray Train worker to Ray Tune. Read next:
+`raytune_glm.worker`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from raytune_glm import files
+from raytune_glm.config import RunConfig, trial_run
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Run one trial to its end; Ray Tune calls it in a process of its own.
+
+    Args:
+        config: `base` (the run as written), `overrides`, `folder` (of the trial), `resources` (of a
+            worker), `metric`, `data_cache`, `ray_folder`: plain data.
+    """
+    import ray.train
+    import yaml
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    run = trial_run(RunConfig.model_validate(config["base"]), config["overrides"])
+    folder = Path(config["folder"])
+    files.write_text(
+        folder / "config.yaml",
+        yaml.safe_dump(run.model_dump(mode="json"), allow_unicode=True, sort_keys=False),
+    )
+    uses_gpu = config["resources"].get("GPU", 0) > 0
+    TorchTrainer(
+        work,
+        train_loop_config={**config, "run": run.model_dump(mode="json")},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=run.run.num_workers,
+            use_gpu=uses_gpu,
+            resources_per_worker=config["resources"],
+        ),
+        torch_config=TorchConfig(backend="nccl" if uses_gpu else "gloo"),
+        run_config=ray.train.RunConfig(
+            name=f"trial-{folder.name}",
+            storage_path=config["ray_folder"],
+            callbacks=[TuneReportCallback()],
+            failure_config=ray.train.FailureConfig(max_failures=run.run.max_failures),
+        ),
+    ).fit()
+
+
+def work(config: dict[str, Any]) -> None:
+    """What each worker of a trial does: set its process up, then train."""
+    import ray.train
+
+    rank = ray.train.get_context().get_world_rank()
+    folder = Path(config["folder"])
+    _log_to(folder / "worker.log" if rank == 0 else folder / f"worker-{rank}.log")
+    choose_network_interface()
+
+    from raytune_glm.worker import train
+
+    train(
+        RunConfig.model_validate(config["run"]),
+        folder=folder,
+        data_cache=Path(config["data_cache"]),
+        metric=config["metric"],
+        # Whole, for the ledger, beside the fields that Tune's schedulers look at: Tune adds its own.
+        report=lambda report: ray.train.report({**report, "report": report}),
+    )
+
+
+def _log_to(path: Path) -> None:
+    from raytune_glm.log import log_to_file
+
+    log_to_file(path)
+    logging.captureWarnings(True)
+
+
+def choose_network_interface() -> None:
+    """Tell Gloo and NCCL to talk over the interface that holds this node's Ray address.
+
+    Where a host's name resolves to 127.0.0.1 they would choose loopback, and hosts could not meet
+    (`connectFullMesh failed`). What the user has set stays.
+    """
+    import psutil
+    import ray.util
+
+    address = ray.util.get_node_ip_address()
+    for interface, addresses in psutil.net_if_addrs().items():
+        if any(a.family == socket.AF_INET and a.address == address for a in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)

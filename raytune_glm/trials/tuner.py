@@ -1,0 +1,95 @@
+"""Running a sweep on Ray Tune. This is the one file that knows `Tuner`. Read next: `bridge`, `trainable`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from raytune_glm.config import SweepConfig, run_of
+from raytune_glm.trials.bridge import LedgerCallback, LedgerSearcher
+from raytune_glm.trials.cluster import TRIAL_RESOURCES, Placement
+from raytune_glm.trials.ledger import Ledger
+from raytune_glm.trials.progress import Progress
+from raytune_glm.trials.records import ResultsFolder
+from raytune_glm.trials.trainable import run_trial
+
+
+def run_trials(
+    sweep: SweepConfig,
+    results: ResultsFolder,
+    ledger: Ledger,
+    progress: Progress,
+    *,
+    max_steps: int,
+    placement: Placement,
+) -> None:
+    """Run what is left of a sweep; returns when it is over or was interrupted by Ctrl-C.
+
+    Args:
+        sweep: The sweep.
+        results: Its folder.
+        ledger: Proposes the trials and takes what they report.
+        progress: The terminal.
+        max_steps: Optimizer steps of the longest trial.
+        placement: How the trials take up the cluster.
+    """
+    from ray import tune
+
+    base = run_of(sweep).model_dump(mode="json")
+    ray_folder = results.root / "ray"
+
+    def config_of(trial_id: str, overrides: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "base": base,
+            "overrides": overrides,
+            "folder": str(results.trial(trial_id)),
+            "resources": placement.per_worker,
+            "metric": sweep.search.metric,
+            "data_cache": str(results.data),
+            "ray_folder": str(ray_folder),
+        }
+
+    with _quiet_tune():
+        tune.Tuner(
+            tune.with_resources(run_trial, tune.PlacementGroupFactory([TRIAL_RESOURCES])),
+            tune_config=tune.TuneConfig(
+                search_alg=LedgerSearcher(ledger, config_of),
+                scheduler=sweep.search.scheduler.build(
+                    metric=sweep.search.metric, mode=ledger.mode, max_steps=max_steps
+                ),
+                num_samples=ledger.num_left,
+                max_concurrent_trials=placement.max_concurrent,
+                time_budget_s=sweep.search.time_budget_s,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(ray_folder),
+                callbacks=[LedgerCallback(ledger, progress)],
+                verbose=0,
+            ),
+        ).fit()
+
+
+@contextmanager
+def _quiet_tune() -> Iterator[None]:
+    """Ray Tune's settings that only environment variables reach."""
+    wanted = {
+        # A report may be about something else than the metric: why the trial ends.
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        # Ray's own CSV, JSON and TensorBoard files would repeat `metrics.jsonl`.
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        # The study is the state of the sweep; Ray's own snapshots of it are of no use here.
+        "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

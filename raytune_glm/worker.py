@@ -1,0 +1,315 @@
+"""One worker of one trial: load, train, evaluate, checkpoint, report. It knows neither Ray nor Tune.
+
+`train` is the loop, from top to bottom. What it talks to (`report`, `clock`) comes as arguments, so that
+it runs in a notebook or a test as it does in a cluster. Read next: `engine.deepspeed`, `evaluate`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raytune_glm import files
+from raytune_glm.checkpoint import Checkpoints
+from raytune_glm.config import RunConfig
+from raytune_glm.config.plan import is_evaluated, total_steps
+from raytune_glm.errors import NonFiniteLossError
+from raytune_glm.metrics import METRICS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from raytune_glm.data.order import BatchOrder
+    from raytune_glm.engine.deepspeed import Batch, DeepSpeedEngine, StepStats
+    from raytune_glm.evaluate import Evaluation, Evaluator
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[dict[str, Any]], None]
+"""Takes one evaluation of the trial, plain data, from every rank, and is a barrier for them."""
+
+
+@dataclass(kw_only=True)
+class LoopState:
+    """What the loop itself must remember over a resume."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    best: float | None = None
+    """Best value of the metric so far."""
+    seconds: float = 0.0
+    """Seconds since the first step, evaluations included, dead time before a resume not."""
+    train_seconds: float = 0.0
+    """Of those, seconds in optimizer steps."""
+    tokens: int = 0
+    """Tokens trained on, padding left out, all workers."""
+    skipped_steps: int = 0
+    """Steps that fp16's loss scaler skipped."""
+    first_step_at: float | None = None
+    """When the first step began, in seconds since 1970."""
+    loss_sum: float = 0.0
+    """Sum of the losses of the steps since the last report."""
+    loss_steps: int = 0
+    """Steps since the last report."""
+    last_report: dict[str, Any] | None = None
+    """The last report, made again after a resume: a kill may have come between saving and telling."""
+
+    def count(self, stats: StepStats, *, tokens: int, seconds: float) -> None:
+        """Count an optimizer step."""
+        self.step += 1
+        self.tokens += tokens
+        self.seconds += seconds
+        self.train_seconds += seconds
+        self.skipped_steps += stats.skipped
+        self.loss_sum += stats.loss
+        self.loss_steps += 1
+
+    def take_mean_loss(self) -> float:
+        """The mean training loss since the last report, which it starts anew."""
+        mean = self.loss_sum / self.loss_steps
+        self.loss_sum, self.loss_steps = 0.0, 0
+        return mean
+
+
+def train(
+    run: RunConfig,
+    *,
+    folder: Path,
+    data_cache: Path,
+    metric: str,
+    report: Report,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Train one trial from its last checkpoint, or from the start, to its end.
+
+    Every worker of the trial calls it, inside the process group that they form; a trial of one worker
+    needs none. A loss that is not finite, and memory that does not suffice, end the trial with a
+    last report whose `ending` says so, rather than with an exception.
+
+    Args:
+        run: The trial.
+        folder: The trial's folder, which all workers see.
+        data_cache: Where encoded data is kept for all trials.
+        metric: Name of the metric by which an evaluation is the best.
+        report: Told of each evaluation.
+        clock: Seconds of a clock that never goes back.
+    """
+    from torch import OutOfMemoryError
+
+    try:
+        _train(run, folder, data_cache, metric, report, clock)
+    except NonFiniteLossError as error:
+        log.error("%s", error)
+        report({"ending": {"state": "FAILED", "error": str(error)}})
+    except OutOfMemoryError as error:
+        log.exception("out of memory")
+        report({"ending": {"state": "INFEASIBLE", "error": f"out of memory: {error}"}})
+
+
+def _train(
+    run: RunConfig,
+    folder: Path,
+    data_cache: Path,
+    metric: str,
+    report: Report,
+    clock: Callable[[], float],
+) -> None:
+    trial = _Trial(run, folder=folder, data_cache=data_cache, metric=metric)
+    state = trial.resume()
+    if state.last_report is not None:
+        report(state.last_report)
+    if state.first_step_at is None:
+        state.first_step_at = time.time()
+    while state.step < trial.total_steps:
+        started = clock()
+        tokens, stats = trial.step(state.step)
+        state.count(stats, tokens=tokens, seconds=clock() - started)
+        trial.note(state, stats)
+        if not is_evaluated(run, state.step, trial.total_steps):
+            continue
+        started = clock()
+        evaluation = trial.evaluate()
+        state.seconds += clock() - started
+        state.last_report = trial.report(state, stats, evaluation)
+        trial.keep(state, evaluation)
+        report(state.last_report)
+    trial.close()
+
+
+class _Trial:
+    """The parts of a trial on one worker."""
+
+    def __init__(self, run: RunConfig, *, folder: Path, data_cache: Path, metric: str) -> None:
+        from raytune_glm.data.store import encode_splits
+        from raytune_glm.data.order import BatchOrder
+        from raytune_glm.engine import distributed
+        from raytune_glm.engine.deepspeed import DeepSpeedEngine, choose_accelerator
+        from raytune_glm.evaluate import Evaluator, pad_token_id
+        from raytune_glm.models import inspect_folder, load_model, load_tokenizer
+
+        device = choose_accelerator()
+        _seed(run.train.seed)
+        family = inspect_folder(run.model.path, run.model.family).family
+        tokenizer = load_tokenizer(run.model.path, family=run.model.family)
+        data = encode_splits(run.data, family=family, tokenizer=tokenizer, cache_dir=data_cache)
+        model = load_model(
+            run.model.path,
+            precision=run.model.precision,
+            quantization=run.model.quantization,
+            device=str(device),
+        )
+        model = run.method.apply(model, family)
+        if run.train.gradient_checkpointing:
+            # Without reentrance, frozen inputs may stay without a gradient of their own.
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        # Counted here: ZeRO-3 leaves every rank with a part of each weight.
+        self._trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        self._run = run
+        self._folder = folder
+        self._metric = metric
+        self._sign = 1 if METRICS[metric].direction == "max" else -1
+        self._rows: Dataset = data.train
+        self._pad_token_id = pad_token_id(tokenizer)
+        self._order: BatchOrder = BatchOrder(
+            num_rows=len(data.train), batch_size=run.train.batch_size, seed=run.train.seed
+        )
+        self.total_steps = total_steps(run.train, num_rows=len(data.train))
+        self._engine: DeepSpeedEngine = DeepSpeedEngine(model, run, total_steps=self.total_steps)
+        self._evaluator: Evaluator = Evaluator(
+            rows=data.dev,
+            metrics=sorted({"eval_loss", metric, *run.train.metrics}),
+            family=family,
+            tokenizer=tokenizer,
+            batch_size=run.train.eval_batch_size,
+            max_new_tokens=run.train.max_new_tokens,
+        )
+        self._checkpoints = Checkpoints(folder / "checkpoint")
+        self._is_first = distributed.rank() == 0
+        # Dropout differs between workers, as their rows do; initialisation above did not.
+        _seed(run.train.seed + distributed.rank())
+
+    def resume(self) -> LoopState:
+        """Go to the last checkpoint, if there is one."""
+        saved = self._checkpoints.resume(self._engine)
+        state = LoopState() if saved is None else LoopState(**saved)
+        if self._is_first:
+            _drop_lines_after(self._folder / "train.jsonl", state.step)
+        return state
+
+    def step(self, step: int) -> tuple[int, StepStats]:
+        """Take optimizer step number `step`, from 0; give its tokens of all workers, and its figures."""
+        indices = self._order.batch_at(step).tolist()
+        rows = self._rows.select(indices)
+        stats = self._engine.train_step(
+            self._micro_batches(indices), num_label_tokens=sum(rows["num_labels"])
+        )
+        return sum(rows["length"]), stats
+
+    def _micro_batches(self, indices: list[int]) -> Iterator[Batch]:
+        from raytune_glm.data.collation import collate
+        from raytune_glm.data.order import micro_batches
+        from raytune_glm.engine import distributed
+
+        for own in micro_batches(
+            indices,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            micro_batch_size=self._run.train.micro_batch_size,
+        ):
+            rows = [self._rows[index] for index in own]
+            yield collate(rows, pad_token_id=self._pad_token_id)
+
+    def note(self, state: LoopState, stats: StepStats) -> None:
+        """Write a line of `train.jsonl`, where one is due."""
+        due = state.step % self._run.train.log_every_steps == 0 or state.step == self.total_steps
+        if due and self._is_first:
+            files.append_line(self._folder / "train.jsonl", {"step": state.step, **asdict(stats)})
+
+    def evaluate(self) -> Evaluation:
+        """Score the model on the dev rows.
+
+        Raises:
+            NonFiniteLossError: The loss on dev is not finite.
+        """
+        evaluation = self._evaluator.evaluate(
+            self._engine.model, self._engine.device, in_step=self._engine.needs_all_ranks
+        )
+        loss = evaluation.values["eval_loss"]
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(
+                f"eval_loss became {loss}; the likely cause is that train.learning_rate="
+                f"{self._run.train.learning_rate:g} is too high: lower it"
+            )
+        return evaluation
+
+    def keep(self, state: LoopState, evaluation: Evaluation) -> None:
+        """Save a checkpoint, and the adapter and the answers where they are the best yet."""
+        value = evaluation.values[self._metric]
+        is_best = state.best is None or self._sign * (value - state.best) > 0
+        if is_best:
+            state.best = value
+            if self._is_first and evaluation.answers is not None:
+                self._write_predictions(evaluation.answers)
+        self._checkpoints.save(self._engine, step=state.step, loop=asdict(state), best=is_best)
+
+    def _write_predictions(self, answers: list[str]) -> None:
+        lines = [
+            json.dumps(
+                {"source": source, "prediction": answer, "references": references},
+                ensure_ascii=False,
+            )
+            for source, references, answer in zip(
+                self._evaluator.rows["source"],
+                self._evaluator.rows["references"],
+                answers,
+                strict=True,
+            )
+        ]
+        files.write_text(self._folder / "predictions.jsonl", "\n".join(lines) + "\n")
+
+    def report(self, state: LoopState, stats: StepStats, evaluation: Evaluation) -> dict[str, Any]:
+        """The plain data that an evaluation is reported as."""
+        return {
+            "step": state.step,
+            "total_steps": self.total_steps,
+            "epoch": self._order.epoch_at(state.step),
+            "train_loss": state.take_mean_loss(),
+            **evaluation.values,
+            "learning_rate": stats.learning_rate,
+            "grad_norm": stats.grad_norm,
+            "skipped_steps": state.skipped_steps,
+            "seconds": state.seconds,
+            "tokens_per_second": state.tokens / state.train_seconds,
+            "peak_memory_bytes": self._engine.peak_memory_bytes(),
+            "trainable_parameters": self._trainable,
+            "first_step_at": state.first_step_at,
+        }
+
+    def close(self) -> None:
+        """Leave the adapter alone on disk: the trial is over."""
+        if self._is_first:
+            self._checkpoints.drop_state()
+        self._engine.close()
+
+
+def _seed(seed: int) -> None:
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Forget the lines of steps that a resumed trial takes again."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        files.write_text(path, "".join(line for line in lines if json.loads(line)["step"] <= step))
