@@ -1,8 +1,8 @@
 """Model families: what is known of a checkpoint without torch, and how it is loaded with it.
 
-`FAMILIES` is the table of families; a new one is its own file and a line here. Importing this package
-is light: torch and transformers are imported by `load_model`, `load_tokenizer` and `register`.
-Read next: `family`, then `folder`.
+`FAMILIES` is the table of families; a new one is its own file and a line here. Importing this
+package is light: torch and transformers are imported by `load_model`, `load_tokenizer` and
+`register`. Read next: `family`, then `folder`.
 """
 
 from __future__ import annotations
@@ -71,11 +71,12 @@ def family_of(
     Args:
         config: Its `config.json`.
         name: The family that the user named, which then decides.
-        tokenizer_config: Its `tokenizer_config.json`, for families that `config.json` cannot tell apart.
+        tokenizer_config: Its `tokenizer_config.json`, for families that `config.json` cannot tell
+            apart.
 
     Raises:
-        ModelError: No family has the architecture, several have it and nothing tells which it is, or
-            the one that was named does not exist or does not have it.
+        ModelError: No family has the architecture, several have it and nothing tells which it is,
+            or the one that was named does not exist or does not have it.
     """
     if name is not None:
         return _named_family(config, name)
@@ -86,9 +87,9 @@ def family_of(
     if fitting:
         names = " or ".join(family.name for family in fitting)
         raise ModelError(
-            f"the checkpoint is {names}, whose architecture is the same, and neither `_name_or_path` "
-            "in config.json nor `name_or_path` in tokenizer_config.json tells which: set "
-            f"`model.family` to {names}."
+            f"the checkpoint is {names}, whose architecture is the same, and neither "
+            "`_name_or_path` in config.json nor `name_or_path` in tokenizer_config.json tells "
+            f"which: set `model.family` to {names}."
         )
     raise ModelError(
         f"{_architecture(config)} is no architecture that can be loaded without running the "
@@ -176,7 +177,7 @@ def load_tokenizer(path: str | Path, *, family: str | None = None) -> PreTrained
 
 
 def register() -> None:
-    """Enter our ChatGLM code into transformers' Auto classes. May be called again, from anywhere."""
+    """Enter our ChatGLM code into transformers' Auto classes. May be called again."""
     from raytune_glm.models.loading import register_auto_classes
 
     register_auto_classes()

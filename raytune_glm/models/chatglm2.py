@@ -1,8 +1,8 @@
-"""ChatGLM2-6B: numbered rounds of question and answer, no role tokens.
+r"""ChatGLM2-6B: numbered rounds of question and answer, no role tokens.
 
-A row is `[gMASK] sop` + "[Round 1]\\n\\n问：X\\n\\n答：" + answer + `</s>`, as the published training code
-(ChatGLM-Finetuning at a137ad63) builds it; more rounds follow as the published `chat` joins them.
-Read next: `chatglm.tokenization`.
+A row is `[gMASK] sop` + "[Round 1]\n\n问：X\n\n答：" + answer + `</s>`, as the published training
+code (ChatGLM-Finetuning at a137ad63) builds it; more rounds follow as the published `chat` joins
+them. Read next: `chatglm.tokenization`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from raytune_glm.errors import DataError
 from raytune_glm.models.chatglm import layout
 from raytune_glm.models.family import IGNORED_LABEL, Encoded, Family, Message, ModelShape
-from raytune_glm.models.turns import check_conversation
+from raytune_glm.models.turns import check_conversation, text_ids, token_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,7 +66,10 @@ class ChatGLM2(Family):
         """See `Family.build_tokenizer`."""
         from raytune_glm.models.chatglm.tokenization import ChatGLMTokenizer
 
-        return ChatGLMTokenizer.from_pretrained(folder, family=self.name, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = ChatGLMTokenizer.from_pretrained(
+            folder, family=self.name, local_files_only=True
+        )
+        return tokenizer
 
     def encode(
         self,
@@ -79,9 +82,9 @@ class ChatGLM2(Family):
         """See `Family.encode`."""
         check_conversation(messages, last=("assistant",))
         source, labels, cut = _source(tokenizer, messages[:-1], max_source_length)
-        answer: list[int] = tokenizer.encode(messages[-1].content, add_special_tokens=False)
+        answer = text_ids(tokenizer, messages[-1].content)
         budget = max(0, max_length - _RESERVED_TOKENS - (len(source) - 2))
-        tail = [*answer[:budget], tokenizer.convert_tokens_to_ids("</s>")]
+        tail = [*answer[:budget], token_id(tokenizer, "</s>")]
         return Encoded(
             input_ids=source + tail, labels=labels + tail, truncated=cut or len(answer) > budget
         )
@@ -99,7 +102,7 @@ class ChatGLM2(Family):
 
     def stop_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """See `Family.stop_token_ids`."""
-        return [tokenizer.convert_tokens_to_ids("</s>")]
+        return [token_id(tokenizer, "</s>")]
 
 
 def _source(
@@ -116,12 +119,12 @@ def _source(
         end = _NUM_TEMPLATE_END_TOKENS
         ids = ids[: max_source_length - end] + ids[-end:]
         labels = labels[: max_source_length - end] + labels[-end:]
-    start = [tokenizer.convert_tokens_to_ids(name) for name in ("[gMASK]", "sop")]
+    start = [token_id(tokenizer, name) for name in ("[gMASK]", "sop")]
     return start + ids, [IGNORED_LABEL] * len(start) + labels, cut
 
 
 def _rounds(messages: Sequence[Message]) -> list[_Round]:
-    """Pair questions with answers; the format has no system turn, so it opens the first question."""
+    """Pair questions with answers; a system turn, which the format lacks, opens the first."""
     opening = f"{messages[0].content}\n" if messages and messages[0].role == "system" else ""
     turns = list(messages[1:] if opening else messages)
     expected = ["user" if place % 2 == 0 else "assistant" for place in range(len(turns))]
@@ -141,7 +144,7 @@ def _rounds(messages: Sequence[Message]) -> list[_Round]:
 def _encode_rounds(
     tokenizer: PreTrainedTokenizerBase, rounds: Sequence[_Round]
 ) -> tuple[list[int], list[int]]:
-    """Encode the rounds as one text, as the published `chat` does, labels on the earlier answers."""
+    """Encode the rounds as one text, as the published `chat` does; label the earlier answers."""
     text = ""
     answers: list[range] = []
     for number, spoken in enumerate(rounds, start=1):

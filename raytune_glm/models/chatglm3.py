@@ -1,7 +1,7 @@
-"""ChatGLM3-6B: role tokens around each turn.
+r"""ChatGLM3-6B: role tokens around each turn.
 
-A row is `[gMASK] sop <|user|> "\\n" question <|assistant|> "\\n" answer </s>`, as the published training
-code (ChatGLM-Finetuning at a137ad63) builds it. Read next: `chatglm.tokenization`.
+A row is `[gMASK] sop <|user|> "\n" question <|assistant|> "\n" answer </s>`, as the published
+training code (ChatGLM-Finetuning at a137ad63) builds it. Read next: `chatglm.tokenization`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from raytune_glm.models.chatglm import layout
 from raytune_glm.models.family import IGNORED_LABEL, Encoded, Family, Message, ModelShape, Role
-from raytune_glm.models.turns import Turn, check_conversation, latest
+from raytune_glm.models.turns import Turn, check_conversation, latest, text_ids, token_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,8 +24,9 @@ _ROLE_TOKENS: dict[Role, str] = {
     "tool": "<|observation|>",
 }
 _RESERVED_TOKENS = 9
-"""Tokens that source and answer leave free in a row: `[gMASK] sop`, `<|assistant|>` with its line break
-(3), `</s>`, and 3 more that the published code leaves unused, so that a row ends at `max_length - 3`."""
+"""Tokens that source and answer leave free in a row: `[gMASK] sop`, `<|assistant|>` with its line
+break (3), `</s>`, and 3 more that the published code leaves unused, so that a row ends at
+`max_length - 3`."""
 
 
 class ChatGLM3(Family):
@@ -62,7 +63,10 @@ class ChatGLM3(Family):
         """See `Family.build_tokenizer`."""
         from raytune_glm.models.chatglm.tokenization import ChatGLMTokenizer
 
-        return ChatGLMTokenizer.from_pretrained(folder, family=self.name, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = ChatGLMTokenizer.from_pretrained(
+            folder, family=self.name, local_files_only=True
+        )
+        return tokenizer
 
     def encode(
         self,
@@ -75,10 +79,10 @@ class ChatGLM3(Family):
         """See `Family.encode`. Loss is also taken on `<|assistant|>` and its line break."""
         check_conversation(messages, last=("assistant",))
         source, labels, cut = self._source(tokenizer, messages[:-1], max_source_length)
-        answer = _ids(tokenizer, messages[-1].content)
+        answer = text_ids(tokenizer, messages[-1].content)
         budget = max(0, max_length - _RESERVED_TOKENS - (len(source) - 2))
         start = _turn_start(tokenizer, "assistant")
-        tail = [*start, *answer[:budget], tokenizer.convert_tokens_to_ids("</s>")]
+        tail = [*start, *answer[:budget], token_id(tokenizer, "</s>")]
         return Encoded(
             input_ids=source + tail, labels=labels + tail, truncated=cut or len(answer) > budget
         )
@@ -98,7 +102,7 @@ class ChatGLM3(Family):
     def stop_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """See `Family.stop_token_ids`: `</s>`, and the roles that can follow the assistant's."""
         names = ("</s>", _ROLE_TOKENS["user"], _ROLE_TOKENS["tool"])
-        return [tokenizer.convert_tokens_to_ids(name) for name in names]
+        return [token_id(tokenizer, name) for name in names]
 
     def _source(
         self,
@@ -110,14 +114,14 @@ class ChatGLM3(Family):
         turns = [
             Turn(
                 role=message.role,
-                ids=_turn_start(tokenizer, message.role) + _ids(tokenizer, message.content),
+                ids=_turn_start(tokenizer, message.role) + text_ids(tokenizer, message.content),
             )
             for message in messages
         ]
         kept = latest(turns, max_source_length)
         ids = [token for turn in kept for token in turn.ids]
         labels = [label for turn in kept for label in turn.labels]
-        start = [tokenizer.convert_tokens_to_ids(name) for name in ("[gMASK]", "sop")]
+        start = [token_id(tokenizer, name) for name in ("[gMASK]", "sop")]
         return (
             start + ids[:max_source_length],
             [IGNORED_LABEL] * len(start) + labels[:max_source_length],
@@ -125,10 +129,5 @@ class ChatGLM3(Family):
         )
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return ids
-
-
 def _turn_start(tokenizer: PreTrainedTokenizerBase, role: Role) -> list[int]:
-    return [tokenizer.convert_tokens_to_ids(_ROLE_TOKENS[role]), *_ids(tokenizer, "\n")]
+    return [token_id(tokenizer, _ROLE_TOKENS[role]), *text_ids(tokenizer, "\n")]

@@ -1,8 +1,9 @@
 """What the rest of the project may ask of a model family, and the plain data it is asked with.
 
-A family is one file in this package: its facts (module names, prompt layout, sizes) and nothing about
-training. This file and every family file import neither torch nor transformers at module level, so
-that a sweep file is checked in well under a second. Read next: `chatglm3`, then `loading`.
+A family is one file in this package: its facts (module names, prompt layout, sizes) and nothing
+about training. This file and every family file import neither torch nor transformers at module
+level, so that a sweep file is checked in well under a second. Read next: `chatglm3`, then
+`loading`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class Message:
 
     role: Role
     parts: tuple[str, ...]
-    """Text, in pieces that are tokenized one by one: the published ChatGLM code tokenizes `instruction`
-    and `input` separately, which a sentencepiece tokenizer with a dummy prefix can tell apart."""
+    """Text, in the pieces that the data has it in: an instruction and its input. Alpaca's template
+    shows them under headings of their own; ChatGLM's formats join them."""
 
     @property
     def content(self) -> str:
@@ -69,7 +70,7 @@ class ModelShape:
     max_length: int
     """Longest sequence in tokens that the model's position table allows."""
     linears: tuple[LinearShape, ...]
-    """Every linear layer inside the transformer's layers, in order; no embedding, no output head."""
+    """Every linear layer in the transformer's layers, in order; no embedding, no output head."""
 
 
 class Family(ABC):
@@ -182,5 +183,4 @@ class Family(ABC):
         stops = set(self.stop_token_ids(tokenizer))
         ids = list(generated_ids)
         end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
-        text: str = tokenizer.decode(ids[:end], skip_special_tokens=True)
-        return text.strip()
+        return str(tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()

@@ -1,8 +1,8 @@
 """Checkpoint folders, read without torch: what a sweep file's check may know in milliseconds.
 
 Every refusal names the file and the remedy. Weights are not read, only the headers that say what is
-in them, which is enough to tell a whole file from one that a full disk or a broken download cut short.
-Read next: `loading`.
+in them, which is enough to tell a whole file from one that a full disk or a broken download cut
+short. Read next: `loading`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class TensorHeader:
 def local_folder(path: str | Path, *, with_weights: bool = True) -> Path:
     """Give the folder of a checkpoint, fetching it from the hub where `path` is a hub id.
 
-    A path that is no folder here is taken for a hub id if it reads like one (`org/name`) and `org` is
-    no folder here either.
+    A path that is no folder here is taken for a hub id if it reads like one (`org/name`) and `org`
+    is no folder here either.
 
     Args:
         path: A folder, or a hub id.
@@ -109,8 +109,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def read_header(file: Path) -> dict[str, TensorHeader]:
     """Read the names, shapes and precisions in a safetensors file, and check that it is whole.
 
-    The layout is documented by the safetensors project: 8 bytes of header length, a JSON header with
-    offsets, the data up to the end of the file.
+    The layout is documented by the safetensors project: 8 bytes of header length, a JSON header
+    with offsets, the data up to the end of the file.
 
     Raises:
         ModelError: The header is broken, or the file is shorter or longer than the header says.
@@ -182,9 +182,10 @@ def _fetch(hub_id: str, *, with_weights: bool) -> Path:
             weights = "*.safetensors" if has_safetensors else "*.bin"
             listed = snapshot_download(hub_id, allow_patterns=[*small, weights])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "no reason given")
         raise ModelError(
             f"{hub_id} is no folder here, and as a hub id it cannot be fetched "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}): "
+            f"({type(error).__name__}: {reason}): "
             "check the path, or the name and the network."
         ) from error
     return Path(listed)

@@ -66,7 +66,7 @@ class Generic(Family):
         return config.get("model_type") in _causal_model_types()
 
     def shape(self, config: Mapping[str, Any], folder: Path | None = None) -> ModelShape:
-        """See `Family.shape`. Sizes come from the safetensors headers, or else from a build on meta."""
+        """See `Family.shape`. Sizes come from the weights' headers, or else a build on meta."""
         log.info(
             "%s has no family of its own here: names and sizes are read off its weights",
             config.get("model_type"),

@@ -1,7 +1,7 @@
 """LLaMA: the layouts of `LlamaForCausalLM`, with the tokenizer's chat template or Alpaca's.
 
-Module names and sizes follow transformers' `models/llama/modeling_llama.py`; LoRA on q and v is what
-Alpaca-LoRA trains. Read next: `text_rows`.
+Module names and sizes follow transformers' `models/llama/modeling_llama.py`; LoRA on q and v is
+what Alpaca-LoRA trains. Read next: `text_rows`.
 """
 
 from __future__ import annotations
@@ -110,6 +110,6 @@ def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> in
         value = default
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ModelError(
-            f"`{key}` must be a positive integer, but got {key}={value!r}: `config.json` is damaged."
+            f"`{key}` must be a positive integer, but got {key}={value!r}: config.json is damaged."
         )
     return value

@@ -1,7 +1,7 @@
 """Rows and prompts of models whose conversation is one text: a chat template's, or Alpaca's.
 
-The tokenizer's own chat template is used where there is one; otherwise Stanford Alpaca's instruction
-template (its repository's `train.py`, Apache-2.0). Read next: `llama`, `generic`.
+The tokenizer's own chat template is used where there is one; otherwise Stanford Alpaca's
+instruction template (its repository's `train.py`, Apache-2.0). Read next: `llama`, `generic`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from raytune_glm.errors import DataError
 from raytune_glm.models.family import IGNORED_LABEL, Encoded, Message
-from raytune_glm.models.turns import check_conversation
+from raytune_glm.models.turns import check_conversation, text_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,9 +71,9 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _fitting_source(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], limit: int
 ) -> tuple[list[int], list[Message]]:
-    """Encode the turns before an answer within `limit` tokens; give those turns as they were kept."""
+    """Encode the turns before an answer within `limit` tokens; give the turns that were kept."""
     kept = list(messages)
-    ids = _ids(tokenizer, _prompt_text(tokenizer, kept))
+    ids = text_ids(tokenizer, _prompt_text(tokenizer, kept))
     while len(ids) > limit:
         system = 1 if kept[0].role == "system" else 0
         starts = [place for place, turn in enumerate(kept) if turn.role == "user"][1:]
@@ -87,7 +87,7 @@ def _fitting_source(
                     f"max_source_length={limit} where the template alone has {len(ids)} tokens."
                 )
             kept = [*kept[:-1], shorter]
-        ids = _ids(tokenizer, _prompt_text(tokenizer, kept))
+        ids = text_ids(tokenizer, _prompt_text(tokenizer, kept))
     return ids, kept
 
 
@@ -95,11 +95,11 @@ def _shortened(tokenizer: PreTrainedTokenizerBase, turn: Message, excess: int) -
     """Take `excess` tokens from the end of a turn's text, its last part first."""
     parts = list(turn.parts)
     for place in reversed(range(len(parts))):
-        ids = tokenizer.encode(parts[place], add_special_tokens=False)
+        ids = text_ids(tokenizer, parts[place])
         if not ids:
             continue
         taken = min(excess, len(ids))
-        shorter = tokenizer.decode(ids[: len(ids) - taken], skip_special_tokens=False)
+        shorter = str(tokenizer.decode(ids[: len(ids) - taken], skip_special_tokens=False))
         # A tokenizer that does not give back its own text must still make progress.
         parts[place] = shorter if len(shorter) < len(parts[place]) else parts[place][:-1]
         excess -= taken
@@ -147,7 +147,8 @@ def _with_answer_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mes
                 [{"role": turn.role, "content": turn.content} for turn in messages], tokenize=False
             )
         )
-    return _alpaca_text(tokenizer, messages[:-1]) + messages[-1].content + tokenizer.eos_token
+    source = _alpaca_text(tokenizer, messages[:-1])
+    return f"{source}{messages[-1].content}{tokenizer.eos_token or ''}"
 
 
 def _answer_ids(
@@ -158,11 +159,11 @@ def _answer_ids(
     Answer and source are tokenized together, so that no blank appears between them that the model
     would not generate; apart only where a token would straddle the border.
     """
-    together = _ids(tokenizer, _with_answer_text(tokenizer, messages))
+    together = text_ids(tokenizer, _with_answer_text(tokenizer, messages))
     if together[: len(source)] == source:
         answer = together[len(source) :]
     else:
-        answer = tokenizer.encode(messages[-1].content, add_special_tokens=False)
+        answer = text_ids(tokenizer, messages[-1].content)
     for end in _turn_ends(tokenizer, messages[:-1]):
         if end in answer:
             return answer[: answer.index(end) + 1]
@@ -177,7 +178,7 @@ def _source_labels(
     for place, turn in enumerate(messages):
         if turn.role != "assistant" or place == 0:
             continue
-        before = _ids(tokenizer, _prompt_text(tokenizer, messages[:place]))
+        before = text_ids(tokenizer, _prompt_text(tokenizer, messages[:place]))
         # A template that rewrites earlier turns has no such prefix; then they carry no loss.
         if source[: len(before)] == before:
             answer = _answer_ids(tokenizer, messages[: place + 1], before)
@@ -194,19 +195,13 @@ def _turn_ends(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
         mark = "x"
         question = [turn for turn in messages if turn.role == "user"][-1:]
         text = _with_answer_text(tokenizer, [*question, Message(role="assistant", parts=(mark,))])
-        behind = _ids(tokenizer, text[text.rindex(mark) + len(mark) :].strip())
+        behind = text_ids(tokenizer, text[text.rindex(mark) + len(mark) :].strip())
         ends.extend(token for token in behind[:1] if token in tokenizer.all_special_ids)
     if tokenizer.eos_token_id is not None:
         ends.append(tokenizer.eos_token_id)
     if not ends:
         raise DataError(
-            "a tokenizer must have an end-of-text token (`eos_token` in tokenizer_config.json), but "
-            "this one has none: the model could not learn where to stop."
+            "a tokenizer must have an end-of-text token (`eos_token` in tokenizer_config.json), "
+            "but this one has none: the model could not learn where to stop."
         )
     return ends
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Encode a text in which the special tokens are already written."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return ids

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from raytune_glm.errors import DataError
 from raytune_glm.models.family import IGNORED_LABEL, Message, Role
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +32,8 @@ class Turn:
 def latest(turns: Sequence[Turn], limit: int) -> list[Turn]:
     """Drop the oldest exchanges until the rest has at most `limit` tokens.
 
-    A system turn at the start stays, what remains starts with a user's turn, and the last user's turn
-    with what follows it stays whatever its length.
+    A system turn at the start stays, what remains starts with a user's turn, and the last user's
+    turn with what follows it stays whatever its length.
     """
     system = list(turns[:1]) if turns and turns[0].role == "system" else []
     rest = list(turns[len(system) :])
@@ -52,3 +56,16 @@ def check_conversation(messages: Sequence[Message], *, last: Sequence[Role]) -> 
         raise DataError(
             f"a conversation must end with a turn of the {' or '.join(last)}, but got {found}."
         )
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """Give the id of one token."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int), f"{token} is one token"
+    return found
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Encode a text without adding special tokens."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids

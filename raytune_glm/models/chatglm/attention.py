@@ -45,7 +45,7 @@ def rotate_pairs(heads_BNTD: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor) -> Tens
     The rotation is done in the tables' fp32 and rounded once.
     """
     rotated, passed = heads_BNTD.chunk(2, dim=-1)
-    first, second = rotated.float().unflatten(-1, (-1, 2)).unbind(-1)
+    first, second = rotated.float().reshape(*rotated.shape[:-1], -1, 2).unbind(-1)
     pairs = torch.stack(
         (first * cos_B1TR - second * sin_B1TR, second * cos_B1TR + first * sin_B1TR), dim=-1
     )

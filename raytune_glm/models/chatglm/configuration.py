@@ -20,11 +20,11 @@ value is another architecture, which is refused and not silently computed wrongl
 
 
 class ChatGLMConfig(PreTrainedConfig):
-    """Sizes and switches of a ChatGLM2 / ChatGLM3 model, defaults as in ChatGLM3-6B's `config.json`.
+    """Sizes and switches of a ChatGLM2 / ChatGLM3 model; defaults are ChatGLM3-6B's.
 
-    `apply_query_key_layer_scaling`, `attention_softmax_in_fp32` and `bias_dropout_fusion` are read and
-    written but change no result. `family` is ours: it says whether the checkpoint is ChatGLM2 or
-    ChatGLM3, which no published field does.
+    `apply_query_key_layer_scaling`, `attention_softmax_in_fp32` and `bias_dropout_fusion` are read
+    and written but change no result. `family` is ours: it says whether the checkpoint is ChatGLM2
+    or ChatGLM3, which no published field does.
     """
 
     model_type = MODEL_TYPE
@@ -69,16 +69,16 @@ class ChatGLMConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Settle `family` and refuse the switches that no published checkpoint uses."""
-        # The code files that `auto_map` names are never run and are not written by `save_pretrained`.
+        # The code that `auto_map` names is never run, and `save_pretrained` writes none.
         kwargs.pop("auto_map", None)
         self.family = named_family({**kwargs, "family": self.family}, {})
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call] # theirs
         for name, value in _FIXED_SETTINGS.items():
             if getattr(self, name) != value:
                 raise ModelError(
-                    f"`{name}` must be {value} in a ChatGLM2 or ChatGLM3 checkpoint, but config.json "
-                    f"has {name}={getattr(self, name)}: no published checkpoint has it, so it is "
-                    "not supported."
+                    f"`{name}` must be {value} in a ChatGLM2 or ChatGLM3 checkpoint, but "
+                    f"config.json has {name}={getattr(self, name)}: no published checkpoint has "
+                    "it, so it is not supported."
                 )
 
     @property

@@ -1,8 +1,9 @@
 """What the published ChatGLM2 / ChatGLM3 layout says, told from `config.json` without torch.
 
 ChatGLM2-6B and ChatGLM3-6B share one architecture and one `config.json` up to `_name_or_path`; they
-differ in the tokenizer's role tokens and in the chat format. Names and sizes follow `modeling_chatglm.py`
-of the THUDM hub repositories (chatglm2-6b, chatglm3-6b). Read next: `configuration`.
+differ in the tokenizer's role tokens and in the chat format. Names and sizes follow
+`modeling_chatglm.py` of the THUDM hub repositories (chatglm2-6b, chatglm3-6b). Read next:
+`configuration`.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def shape(config: Mapping[str, Any]) -> ModelShape:
     if heads % groups:
         raise ModelError(
             "`num_attention_heads` must be a multiple of `multi_query_group_num`, but got "
-            f"num_attention_heads={heads}, multi_query_group_num={groups}: `config.json` is damaged."
+            f"num_attention_heads={heads}, multi_query_group_num={groups}: config.json is damaged."
         )
     sizes = {
         "self_attention.query_key_value": (hidden, (heads + 2 * groups) * head_dim),
@@ -105,6 +106,6 @@ def _size(config: Mapping[str, Any], key: str) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ModelError(
-            f"`{key}` must be a positive integer, but got {key}={value!r}: `config.json` is damaged."
+            f"`{key}` must be a positive integer, but got {key}={value!r}: config.json is damaged."
         )
     return value

@@ -55,7 +55,9 @@ def labelled_loss(
         parts = [
             checkpoint(chunk_loss, rows, targets, use_reentrant=False)
             for rows, targets in zip(
-                rows_KH.split(rows_per_chunk), targets_K.split(rows_per_chunk), strict=True
+                torch.split(rows_KH, rows_per_chunk),
+                torch.split(targets_K, rows_per_chunk),
+                strict=True,
             )
         ]
         total = torch.stack(parts).sum()

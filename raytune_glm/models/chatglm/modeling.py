@@ -1,12 +1,12 @@
 """ChatGLM2 / ChatGLM3 on today's transformers, tensor names as published.
 
-The arithmetic is that of `modeling_chatglm.py` of THUDM/chatglm3-6b: RMSNorm, grouped-query attention
-with interleaved rotary positions on the first half of each head, SwiGLU, no bias but in the fused
-query-key-value projection. Attention runs through transformers' attention interface (SDPA unless the
-user asks for another), with one mask a forward. Read next: `loss`.
+The arithmetic is that of `modeling_chatglm.py` of THUDM/chatglm3-6b: RMSNorm, grouped-query
+attention with interleaved rotary positions on the first half of each head, SwiGLU, no bias but in
+the fused query-key-value projection. Attention runs through transformers' attention interface (SDPA
+unless the user asks for another), with one mask a forward. Read next: `loss`.
 
-Shape suffixes: B batch, T tokens of this call, S tokens with the cached ones, H hidden, N query heads,
-G key-value heads, D head size, R rotated pairs of a head, V padded vocabulary.
+Shape suffixes: B batch, T tokens of this call, S tokens with the cached ones, H hidden, N query
+heads, G key-value heads, D head size, R rotated pairs of a head, V padded vocabulary.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ChatGLMRMSNorm(nn.Module):
 
 
 class ChatGLMAttention(nn.Module):
-    """Grouped-query self-attention: one fused projection, all queries, then all keys, then values."""
+    """Grouped-query self-attention; its fused projection has queries, then keys, then values."""
 
     is_causal = True
 
@@ -190,7 +190,7 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # Published checkpoints hold the rotary frequencies; ours are worked out in fp32 at each forward.
+    # Published checkpoints hold the rotary frequencies; ours are worked out at each forward.
     _keys_to_ignore_on_load_unexpected = [r"rotary_pos_emb\.inv_freq$"]  # noqa: RUF012 - the same
 
 
@@ -203,7 +203,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self.encoder = ChatGLMEncoder(config)
         self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
         self.gradient_checkpointing = False
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call] # theirs
 
     def get_input_embeddings(self) -> nn.Module:
         """Give the word embeddings."""
@@ -266,7 +266,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         rotary = rotary_tables(self.config, position_ids)
 
         states: list[Tensor] = [hidden_BTH]
-        probabilities: list[Tensor | None] = []
+        probabilities: list[Any] = []
         for layer in self.encoder.layers:
             hidden_BTH, layer_probabilities = layer(
                 hidden_BTH, mask, rotary, past_key_values=past_key_values, **kwargs
@@ -280,15 +280,15 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             last_hidden_state=last_BTH,
             past_key_values=past_key_values if use_cache else None,
             hidden_states=(*states[:-1], last_BTH) if output_hidden_states else None,
-            attentions=tuple(probabilities) if output_attentions else None,  # type: ignore[arg-type]
+            attentions=tuple(probabilities) if output_attentions else None,
         )
 
     def _check_length(self, length: int) -> None:
         if length > self.config.seq_length:
             raise ModelError(
                 f"a sequence must have at most seq_length={self.config.seq_length} tokens, but got "
-                f"{length}: shorten the rows or `max_new_tokens`, or use a checkpoint with a longer "
-                "position table."
+                f"{length}: shorten the rows or `max_new_tokens`, or use a checkpoint with a "
+                "longer position table."
             )
 
 
@@ -302,7 +302,7 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__(config)
         self.transformer = ChatGLMModel(config)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call] # theirs
 
     def get_input_embeddings(self) -> nn.Module:
         """Give the word embeddings."""
@@ -350,7 +350,7 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
             output_hidden_states: See there.
             output_attentions: See there.
             return_dict: False for a plain tuple.
-            logits_to_keep: Number of last positions to compute logits for (0: all), or their indices.
+            logits_to_keep: Number of last positions to compute logits for (0: all), or indices.
             skip_logits: Return no logits. By default so in training with labels, where the loss is
                 taken from labelled rows alone and all other rows' logits would be thrown away.
             num_items_in_batch: Divide the summed loss by this and not by this batch's own count,

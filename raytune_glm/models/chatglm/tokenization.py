@@ -1,8 +1,8 @@
-"""The ChatGLM2 / ChatGLM3 tokenizer: a sentencepiece model, command tokens behind it, pads on the left.
+"""The ChatGLM2 / ChatGLM3 tokenizer: a sentencepiece model with command tokens behind it.
 
 Text never turns into a command token, however it is spelt: a row of data cannot inject a role. Ids,
-decoded text and padding are those of `tokenization_chatglm.py` of THUDM/chatglm2-6b and chatglm3-6b.
-Read next: `raytune_glm.models.chatglm3`.
+decoded text and padding are those of `tokenization_chatglm.py` of THUDM/chatglm2-6b and
+chatglm3-6b. Read next: `raytune_glm.models.chatglm3`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import sentencepiece
 from transformers import BatchEncoding, PreTrainedTokenizer
-from transformers.tokenization_utils_base import PaddingStrategy
+from transformers.utils.generic import PaddingStrategy
 
 from raytune_glm.errors import ModelError
 from raytune_glm.models import folder as folders
@@ -40,8 +40,8 @@ class Piece:
 class ChatGLMTokenizer(PreTrainedTokenizer):
     """Tokenizer of ChatGLM2 and ChatGLM3.
 
-    Unlike the published one, an id beyond the vocabulary (the model has padding rows there) decodes to
-    nothing in ChatGLM2 too and raises no `IndexError`, and padding on the right is possible.
+    Unlike the published one, an id beyond the vocabulary (the model has padding rows there) decodes
+    to nothing in ChatGLM2 too and raises no `IndexError`, and padding on the right is possible.
 
     Args:
         vocab_file: The checkpoint's `tokenizer.model`.
@@ -50,8 +50,8 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         **kwargs: As `PreTrainedTokenizer`.
     """
 
-    vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "tokenizer.model"}
-    model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask", "position_ids"]
+    vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012 - as the base class
+    model_input_names = ["input_ids", "attention_mask", "position_ids"]  # noqa: RUF012 - the same
     padding_side = "left"
 
     def __init__(
@@ -81,7 +81,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             kwargs.pop(name, None)
         for name, token in (("eos_token", "</s>"), ("pad_token", "<unk>"), ("unk_token", "<unk>")):
             kwargs[name] = token
-        super().__init__(
+        super().__init__(  # type: ignore[no-untyped-call] # theirs
             family=self.family,
             encode_special_tokens=encode_special_tokens,
             # Text is data: what looks like a special token in it is tokenized as text.
@@ -109,7 +109,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
     def encode_with_offsets(self, text: str) -> list[Piece]:
         """Encode a text without special tokens, saying which characters each token covers."""
-        proto = self.sp_model.encode(text, out_type="immutable_proto")
+        proto: Any = self.sp_model.encode(text, out_type="immutable_proto")  # type: ignore[arg-type]
         return [Piece(id=piece.id, begin=piece.begin, end=piece.end) for piece in proto.pieces]
 
     def build_prompt(self, query: str, history: Sequence[tuple[str, str]] | None = None) -> str:
@@ -160,8 +160,14 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         prefix = [self.get_command("[gMASK]"), self.get_command("sop")]
         return self.pad({"input_ids": [prefix + ids]}, return_tensors="pt")
 
-    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        """Split a text into tokens; kwargs are those of other tokenizers and change nothing."""
+    def tokenize(
+        self,
+        text: str,
+        pair: str | None = None,
+        add_special_tokens: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Split a text into tokens; the other arguments are the base class's and change nothing."""
         if not (self.encode_special_tokens and self.family == "chatglm3"):
             return self._pieces(text)
         tokens: list[str] = []
