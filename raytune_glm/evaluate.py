@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,12 +94,13 @@ class Evaluator:
     def _answers(self, model: PreTrainedModel, device: torch.device, *, in_step: bool) -> list[str]:
         """Greedy answers of all rows, in their order."""
         stop = self.family.stop_token_ids(self.tokenizer)
+        generate: Any = model.generate  # transformers leaves it untyped
         found: list[tuple[int, str]] = []
         for indices in self._own_batches("prompt_ids", in_step=in_step):
             prompts = [{"input_ids": self.rows[i]["prompt_ids"]} for i in indices]
             batch = collate(prompts, pad_token_id=pad_token_id(self.tokenizer), padding_side="left")
             width = batch["input_ids"].shape[1]
-            output = model.generate(
+            output = generate(
                 **{name: tensor.to(device) for name, tensor in batch.items()},
                 max_new_tokens=self.max_new_tokens,
                 do_sample=False,
@@ -107,14 +109,10 @@ class Evaluator:
                 synced_gpus=in_step,
             )
             for index, ids in zip(indices, output[:, width:].tolist(), strict=True):
-                found.append((index, self._text(ids, stop)))
+                found.append((index, self.family.answer(self.tokenizer, ids)))
         # A rank short of a batch has answered rows of another one; the first answer counts.
         answers = dict(reversed(distributed.gather_lists(found)))
         return [answers[index] for index in range(len(self.rows))]
-
-    def _text(self, ids: list[int], stop: Sequence[int]) -> str:
-        end = next((i for i, token in enumerate(ids) if token in stop), len(ids))
-        return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
 
     def _own_batches(self, by: str, *, in_step: bool) -> list[list[int]]:
         """This rank's rows in batches of like length, so that little of a batch is padding.
@@ -127,7 +125,7 @@ class Evaluator:
         own = order[rank::world_size]
         batches = [own[i : i + self.batch_size] for i in range(0, len(own), self.batch_size)]
         if in_step:
-            most = -(-(-(-len(order) // world_size)) // self.batch_size)
+            most = math.ceil(math.ceil(len(order) / world_size) / self.batch_size)
             batches += [order[:1]] * (most - len(batches))
         return batches
 

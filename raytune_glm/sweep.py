@@ -64,7 +64,8 @@ def _sweep(path: Path, overrides: list[str], *, only_check: bool) -> int:
     from raytune_glm.config.check import check_sweep
     from raytune_glm.report.plan import describe_plan
 
-    console = Console(soft_wrap=True)
+    # Bound to the terminal as it is now: what libraries print while trials run goes to a file.
+    console = Console(file=sys.stdout, soft_wrap=True)
     sweep = load_sweep(path, overrides)
     plan = check_sweep(sweep)
     console.print(describe_plan(sweep, plan), highlight=False, markup=False)
@@ -98,7 +99,7 @@ def _run(sweep: SweepConfig, plan: Plan, results: ResultsFolder, console: Consol
         files.write_json(results.root / "versions.json", origin(sweep))
         _run_trials(sweep, plan, results, ledger, console)
     seconds = time.monotonic() - started
-    has_winner = write_outcome(results, sweep, mode=mode, seconds=seconds, console=console)
+    has_winner = write_outcome(results, sweep, seconds=seconds, console=console)
     if ledger.num_left or ledger.live:
         console.print("[yellow]interrupted[/yellow]: run the same command again to go on")
         return False
@@ -110,18 +111,18 @@ def _run_trials(
 ) -> None:
     import ray
 
+    from raytune_glm.log import printing_to
     from raytune_glm.trials import cluster
     from raytune_glm.trials.progress import Progress
-    from raytune_glm.trials.tuner import Placement, run_trials
+    from raytune_glm.trials.tuner import run_trials
 
     try:
         cluster.connect(sweep.run.ray_address)
         placement = cluster.place(sweep)
         console.print(f"cluster    {placement.describe()}", highlight=False)
         _encode(sweep, results)
-        with Progress(
-            console, sweep.search, mode=ledger.mode, rows=ledger.rows.values()
-        ) as progress:
+        progress = Progress(console, sweep.search, mode=ledger.mode, rows=ledger.rows.values())
+        with printing_to(results.root / "ray.log"), progress:
             run_trials(
                 sweep, results, ledger, progress, max_steps=plan.max_steps, placement=placement
             )

@@ -21,12 +21,12 @@ from raytune_glm.checkpoint import Checkpoints
 from raytune_glm.config import RunConfig
 from raytune_glm.config.plan import is_evaluated, total_steps
 from raytune_glm.errors import NonFiniteLossError
-from raytune_glm.metrics import METRICS
+from raytune_glm.metrics import METRICS, preference
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from raytune_glm.data.order import BatchOrder
+    from raytune_glm.data.order import BatchOrder, Indices
     from raytune_glm.engine.deepspeed import Batch, DeepSpeedEngine, StepStats
     from raytune_glm.evaluate import Evaluation, Evaluator
 
@@ -42,8 +42,8 @@ class LoopState:
 
     step: int = 0
     """Optimizer steps done."""
-    best: float | None = None
-    """Best value of the metric so far."""
+    best: tuple[float, float] | None = None
+    """`metrics.preference` of the best evaluation so far."""
     seconds: float = 0.0
     """Seconds since the first step, evaluations included, dead time before a resume not."""
     train_seconds: float = 0.0
@@ -147,8 +147,8 @@ class _Trial:
     """The parts of a trial on one worker."""
 
     def __init__(self, run: RunConfig, *, folder: Path, data_cache: Path, metric: str) -> None:
-        from raytune_glm.data.store import encode_splits
         from raytune_glm.data.order import BatchOrder
+        from raytune_glm.data.store import encode_splits
         from raytune_glm.engine import distributed
         from raytune_glm.engine.deepspeed import DeepSpeedEngine, choose_accelerator
         from raytune_glm.evaluate import Evaluator, pad_token_id
@@ -173,8 +173,7 @@ class _Trial:
         self._trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self._run = run
         self._folder = folder
-        self._metric = metric
-        self._sign = 1 if METRICS[metric].direction == "max" else -1
+        self._metric = METRICS[metric]
         self._rows: Dataset = data.train
         self._pad_token_id = pad_token_id(tokenizer)
         self._order: BatchOrder = BatchOrder(
@@ -205,14 +204,14 @@ class _Trial:
 
     def step(self, step: int) -> tuple[int, StepStats]:
         """Take optimizer step number `step`, from 0; give its tokens of all workers, and its figures."""
-        indices = self._order.batch_at(step).tolist()
-        rows = self._rows.select(indices)
+        indices = self._order.batch_at(step)
+        rows = self._rows.select(indices.tolist())
         stats = self._engine.train_step(
             self._micro_batches(indices), num_label_tokens=sum(rows["num_labels"])
         )
         return sum(rows["length"]), stats
 
-    def _micro_batches(self, indices: list[int]) -> Iterator[Batch]:
+    def _micro_batches(self, indices: Indices) -> Iterator[Batch]:
         from raytune_glm.data.collation import collate
         from raytune_glm.data.order import micro_batches
         from raytune_glm.engine import distributed
@@ -223,7 +222,7 @@ class _Trial:
             world_size=distributed.world_size(),
             micro_batch_size=self._run.train.micro_batch_size,
         ):
-            rows = [self._rows[index] for index in own]
+            rows = [self._rows[index] for index in own.tolist()]
             yield collate(rows, pad_token_id=self._pad_token_id)
 
     def note(self, state: LoopState, stats: StepStats) -> None:
@@ -251,8 +250,8 @@ class _Trial:
 
     def keep(self, state: LoopState, evaluation: Evaluation) -> None:
         """Save a checkpoint, and the adapter and the answers where they are the best yet."""
-        value = evaluation.values[self._metric]
-        is_best = state.best is None or self._sign * (value - state.best) > 0
+        value = preference(evaluation.values, self._metric)
+        is_best = state.best is None or value > state.best
         if is_best:
             state.best = value
             if self._is_first and evaluation.answers is not None:

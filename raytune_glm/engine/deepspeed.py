@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 
 from raytune_glm.engine import distributed
 from raytune_glm.engine.schedule import learning_rate_factor
@@ -236,8 +237,8 @@ def _join_process_group() -> None:
     import deepspeed
 
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if not torch.distributed.is_initialized() and "MASTER_ADDR" not in os.environ:
-        store = torch.distributed.HashStore()
-        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+    if not dist.is_initialized() and "MASTER_ADDR" not in os.environ:
+        store = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in __all__
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
         os.environ.setdefault("LOCAL_RANK", "0")
     deepspeed.init_distributed(dist_backend=backend, verbose=False)

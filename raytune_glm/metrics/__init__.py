@@ -5,7 +5,7 @@ To add one, write its file and enter it in `METRICS`. Read next: `metric`.
 
 from raytune_glm.metrics.eval_loss import EvalLoss
 from raytune_glm.metrics.exact_match import ExactMatch
-from raytune_glm.metrics.metric import AnswerMetric, Metric, weighted_mean
+from raytune_glm.metrics.metric import AnswerMetric, Metric, preference, weighted_mean
 from raytune_glm.metrics.triple_f1 import TripleF1
 
 METRICS: dict[str, Metric] = {
@@ -15,4 +15,4 @@ METRICS: dict[str, Metric] = {
 }
 """Every metric, by its name."""
 
-__all__ = ["METRICS", "AnswerMetric", "Metric", "weighted_mean"]
+__all__ = ["METRICS", "AnswerMetric", "Metric", "preference", "weighted_mean"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 
@@ -40,6 +40,21 @@ class AnswerMetric(Metric):
         Returns:
             A score for each answer, in the same order.
         """
+
+
+def preference(values: Mapping[str, float], metric: Metric) -> tuple[float, float]:
+    """Give a key by which evaluations compare: the larger, the better.
+
+    Args:
+        values: What an evaluation measured; it has the metric and `eval_loss`.
+        metric: What is optimized.
+
+    Returns:
+        The metric's value, turned so that more is better, then the loss: where a score over few rows
+        is the same for two evaluations, the model that is less surprised by the answers is better.
+    """
+    value = values[metric.name]
+    return (value if metric.direction == "max" else -value, -values["eval_loss"])
 
 
 def weighted_mean(total: float, weight: float) -> float:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from rich.table import Table
 
+from raytune_glm.metrics import Metric
 from raytune_glm.report.ranking import ranked
 from raytune_glm.trials.progress import short
 from raytune_glm.trials.records import TrialRow
 
 
-def leaderboard(
-    rows: Iterable[TrialRow], *, metric: str, mode: Literal["min", "max"]
-) -> tuple[list[str], list[list[str]]]:
+def leaderboard(rows: Iterable[TrialRow], metric: Metric) -> tuple[list[str], list[list[str]]]:
     """The leaderboard's head and lines, as text.
 
     Args:
         rows: Finished trials.
         metric: What the sweep optimized; `eval_loss` stands beside it.
-        mode: Whether it is better small or large.
     """
-    order = ranked(rows, metric=metric, mode=mode)
+    order = ranked(rows, metric)
     paths = list(dict.fromkeys(path for row in order for path in row.params))
-    metrics = list(dict.fromkeys([metric, "eval_loss", "train_loss"]))
+    metrics = list(dict.fromkeys([metric.name, "eval_loss"]))
     names = [path.rsplit(".", 1)[-1] for path in paths]
     heads = [
         name if names.count(name) == 1 else path for name, path in zip(names, paths, strict=True)
@@ -55,12 +52,20 @@ def to_markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
-def to_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """A table for the terminal, the winner in bold."""
+DROPPED_FIRST = ("memory", "trainable", "seconds", "eval_loss", "steps", "trial")
+"""Columns that a narrow terminal does without, in this order; the Markdown file has them all."""
+
+
+def to_table(head: Sequence[str], lines: Sequence[Sequence[str]], *, width: int) -> Table:
+    """A table for a terminal of `width` columns, the winner in bold."""
+    columns = dict(zip(head, zip(*lines, strict=True), strict=True))
+    for name in DROPPED_FIRST:
+        if sum(2 + max(map(len, (head, *cells))) for head, cells in columns.items()) > width:
+            columns.pop(name, None)
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in head:
+    for name in columns:
         table.add_column(name, justify="left" if name in ("trial", "state") else "right")
-    for place, line in enumerate(lines):
+    for place, line in enumerate(zip(*columns.values(), strict=True)):
         table.add_row(*line, style="bold" if place == 0 else None)
     return table
 

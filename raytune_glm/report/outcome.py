@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from raytune_glm import files
 from raytune_glm.config import SweepConfig
+from raytune_glm.metrics import METRICS
 from raytune_glm.report.leaderboard import leaderboard, to_markdown, to_table
 from raytune_glm.report.ranking import winner
 from raytune_glm.report.winner import write_winner
@@ -20,7 +21,6 @@ def write_outcome(
     results: ResultsFolder,
     sweep: SweepConfig,
     *,
-    mode: Literal["min", "max"],
     seconds: float,
     console: Console,
 ) -> bool:
@@ -29,33 +29,30 @@ def write_outcome(
     Args:
         results: The sweep's folder.
         sweep: The sweep.
-        mode: Whether its metric is better small or large.
         seconds: How long this run of the command took.
         console: Where to print.
 
     Returns:
         Whether the sweep has a winner.
     """
-    metric = sweep.search.metric
+    metric = METRICS[sweep.search.metric]
     rows = results.rows()
-    head, lines = leaderboard(rows, metric=metric, mode=mode)
+    head, lines = leaderboard(rows, metric)
     files.write_text(results.root / "leaderboard.md", to_markdown(head, lines))
-    best = winner(rows, metric=metric, mode=mode)
-    files.write_json(
-        results.root / "summary.json", _summary(sweep, rows, best, mode=mode, seconds=seconds)
-    )
+    best = winner(rows, metric)
+    files.write_json(results.root / "summary.json", _summary(sweep, rows, best, seconds=seconds))
     if rows:
         console.print()
-        console.print(to_table(head, lines))
+        console.print(to_table(head, lines, width=console.width))
         console.print()
     if best is None:
         console.print("no trial came to an evaluation: there is no winner", style="red")
         console.print(f"logs        {results.root}/trials/*/worker.log", highlight=False)
         return False
     folder = write_winner(results, sweep, best)
-    score = best.metrics["best"][metric]
+    score = best.metrics["best"][metric.name]
     for name, text in {
-        "winner": f"trial {best.number}, {metric}={score:.4f} on dev",
+        "winner": f"trial {best.number}, {metric.name}={score:.4f} on dev",
         "adapter": f"{folder}  (PEFT's format)",
         "again": f"python -m raytune_glm.sweep {results.root / 'best.yaml'}",
         "results": f"{results.root}  (leaderboard.md, summary.json, trials.jsonl, study.db)",
@@ -69,14 +66,13 @@ def _summary(
     rows: list[TrialRow],
     best: TrialRow | None,
     *,
-    mode: str,
     seconds: float,
 ) -> dict[str, Any]:
     states = Counter(row.state for row in rows)
     return {
         "name": sweep.run.name,
         "metric": sweep.search.metric,
-        "mode": mode,
+        "mode": METRICS[sweep.search.metric].direction,
         "num_trials": sweep.search.num_trials,
         "states": {state.value: states[state] for state in State},
         "best": best.model_dump(mode="json") if best else None,

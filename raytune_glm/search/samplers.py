@@ -25,9 +25,16 @@ class TPESettings(_SamplerSettings):
     num_startup_trials: Annotated[int, Field(ge=1)] = 4
     """Finished trials before the model proposes; until then proposals are random."""
 
-    def build(self) -> BaseSampler:
-        """Make Optuna's sampler. Running trials count as bad ones (constant liar), so that trials
-        started side by side are not the same one twice."""
+    def build(self, *, num_trials_before: int) -> BaseSampler:
+        """Make Optuna's sampler.
+
+        Running trials count as bad ones (constant liar), so that trials started side by side are not
+        the same one twice.
+
+        Args:
+            num_trials_before: Trials that the study has already; a resumed sweep draws on from there
+                instead of drawing its first proposals again.
+        """
         import optuna
 
         with warnings.catch_warnings():
@@ -38,7 +45,7 @@ class TPESettings(_SamplerSettings):
                 multivariate=True,
                 group=True,
                 constant_liar=True,
-                seed=self.seed,
+                seed=self.seed + num_trials_before,
             )
 
 
@@ -47,11 +54,11 @@ class RandomSettings(_SamplerSettings):
 
     name: Literal["random"] = "random"
 
-    def build(self) -> BaseSampler:
-        """Make Optuna's sampler."""
+    def build(self, *, num_trials_before: int) -> BaseSampler:
+        """Make Optuna's sampler; see `TPESettings.build`."""
         import optuna
 
-        return optuna.samplers.RandomSampler(seed=self.seed)
+        return optuna.samplers.RandomSampler(seed=self.seed + num_trials_before)
 
 
 Sampler: TypeAlias = Annotated[TPESettings | RandomSettings, Field(discriminator="name")]

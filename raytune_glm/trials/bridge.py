@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 TrialConfig = dict[str, Any]
 
 
-class LedgerSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
+class LedgerSearcher(Searcher):
     """Gives Ray Tune the trials that the ledger proposes."""
 
     def __init__(self, ledger: Ledger, config_of: Callable[[str, Any], TrialConfig]) -> None:
@@ -39,10 +39,10 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         self._ledger = ledger
         self._config_of = config_of
 
-    def suggest(self, trial_id: str) -> TrialConfig | str:
+    def suggest(self, trial_id: str) -> TrialConfig | None:
         """Propose a trial, or say that there are no more."""
         if self._ledger.num_left == 0:
-            return str(Searcher.FINISHED)
+            return Searcher.FINISHED  # type: ignore[return-value]  # a word, by Ray's contract
         live = self._ledger.propose()
         return {"number": live.number, **self._config_of(live.id, live.params)}
 
@@ -62,7 +62,7 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         return Searcher, ()
 
 
-class LedgerCallback(Callback):  # type: ignore[misc]  # ray is untyped
+class LedgerCallback(Callback):
     """Tells the ledger and the terminal what Ray Tune's trials report and how they end."""
 
     def __init__(self, ledger: Ledger, progress: Progress) -> None:

@@ -14,7 +14,7 @@ from raytune_glm.errors import ResourceError
 
 log = logging.getLogger(__name__)
 
-TRIAL_RESOURCES = {"memory": 1}
+TRIAL_RESOURCES: dict[str, float] = {"memory": 1}
 """What Ray reserves for the process that starts a trial's workers and waits: more than nothing, which
 Ray Tune refuses, and nothing that a worker needs (one byte), or waiting trials would starve workers."""
 

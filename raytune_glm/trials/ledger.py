@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raytune_glm import files
 from raytune_glm import space as spaces
-from raytune_glm.metrics import METRICS
+from raytune_glm.metrics import METRICS, preference
 from raytune_glm.search import SearchSettings
 from raytune_glm.search.schedulers import STEP
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow
@@ -90,16 +90,17 @@ class Ledger:
         self.mode = mode
         self._study = optuna.create_study(
             storage=f"sqlite:///{results.study}",
-            sampler=settings.sampler.build(),
             study_name=results.root.name,
             direction="maximize" if mode == "max" else "minimize",
             load_if_exists=True,
         )
+        known = self._study.get_trials()
+        self._study.sampler = settings.sampler.build(num_trials_before=len(known))
         self.rows = {row.number: row for row in results.rows()}
         """Finished trials by number, those of before a resume included."""
         self.live: dict[int, LiveTrial] = {}
         """Running trials by number."""
-        unfinished = [t for t in self._study.get_trials() if t.number not in self.rows]
+        unfinished = [t for t in known if t.number not in self.rows]
         self._to_resume = [t for t in unfinished if not self._record_if_told(t)]
 
     def _record_if_told(self, trial: FrozenTrial) -> bool:
@@ -162,8 +163,8 @@ class Ledger:
         return self._write_row(live, state, error)
 
     def _best(self, reports: list[dict[str, Any]]) -> dict[str, Any] | None:
-        pick = max if self.mode == "max" else min
-        return pick(reports, key=lambda r: r[self._settings.metric], default=None)
+        metric = METRICS[self._settings.metric]
+        return max(reports, key=lambda report: preference(report, metric), default=None)
 
     def _write_row(self, live: LiveTrial, state: State, error: str | None) -> TrialRow:
         last = live.reports[-1] if live.reports else {}

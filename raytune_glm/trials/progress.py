@@ -6,9 +6,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
-from rich.progress import TimeRemainingColumn
 
 from raytune_glm.search import SearchSettings
 from raytune_glm.trials.records import State, TrialRow
@@ -45,6 +50,8 @@ class Progress:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
+            redirect_stdout=False,
+            redirect_stderr=False,
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=search.num_trials)

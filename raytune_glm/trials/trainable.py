@@ -47,7 +47,7 @@ def run_trial(config: dict[str, Any]) -> None:
         run_config=ray.train.RunConfig(
             name=f"trial-{folder.name}",
             storage_path=config["ray_folder"],
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # Ray's own
             failure_config=ray.train.FailureConfig(max_failures=run.run.max_failures),
         ),
     ).fit()
@@ -77,8 +77,9 @@ def work(config: dict[str, Any]) -> None:
 def _log_to(path: Path) -> None:
     from raytune_glm.log import log_to_file
 
-    log_to_file(path)
+    handler = log_to_file(path)
     logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(handler)
 
 
 def choose_network_interface() -> None:
