@@ -147,7 +147,9 @@ def load_model(
     # Families that share a layout share the model's code, so the first one serves; where there is
     # none, `family_of` says why.
     family = next(fitting, None) or family_of(config)
-    return load(folder, family, precision=precision, quantization=quantization, device=device)
+    return load(
+        folder, config, family, precision=precision, quantization=quantization, device=device
+    )
 
 
 def load_tokenizer(path: str | Path, *, family: str | None = None) -> PreTrainedTokenizerBase:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from raytune_glm.models import Precision, Quantization
-    from raytune_glm.models.family import Family
+    from raytune_glm.models.family import Family, ModelShape
 
 log = logging.getLogger(__name__)
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MAX_NAMES_SHOWN = 5
+_NF4_BLOCK = 64
+"""Weights that share a scale in bitsandbytes' nf4; its CPU kernel needs whole blocks in a row."""
 _register_lock = threading.Lock()
 
 
 def load(
     folder: Path,
+    config: Mapping[str, Any],
     family: Family,
     *,
     precision: Precision,
@@ -46,17 +50,21 @@ def load(
     files = folders.weight_files(folder)
     arguments: dict[str, Any] = {"dtype": _DTYPES[precision]}
     if quantization is not None:
+        _check_quantizable(family.shape(config, folder), quantization, device)
         arguments["quantization_config"] = _bitsandbytes(quantization, _DTYPES[precision])
     if device != "cpu" or quantization is not None:
         arguments["device_map"] = {"": device}
     try:
-        model, report = family.model_class().from_pretrained(
-            folder,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **arguments,
-        )
+        with _quiet():
+            model, report = family.model_class().from_pretrained(
+                folder,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                # Refused below with the tensors' names, which transformers' own error lacks.
+                ignore_mismatched_sizes=True,
+                **arguments,
+            )
     except ModelError:
         raise
     except Exception as error:  # each reader of weights raises its own kind
@@ -83,6 +91,34 @@ def register_auto_classes() -> None:
         AutoModel.register(ChatGLMConfig, ChatGLMModel, exist_ok=True)
         AutoModelForCausalLM.register(ChatGLMConfig, ChatGLMForConditionalGeneration, exist_ok=True)
         AutoTokenizer.register(ChatGLMConfig, tokenizer_class=ChatGLMTokenizer, exist_ok=True)
+
+
+def _check_quantizable(shape: ModelShape, quantization: Quantization, device: str) -> None:
+    """Refuse what bitsandbytes would fail on at the first forward, with no word of the reason."""
+    if quantization != "nf4" or device != "cpu":
+        return
+    for linear in shape.linears:
+        if linear.in_features % _NF4_BLOCK:
+            raise ModelError(
+                f"nf4 on a CPU needs linears whose input is a multiple of {_NF4_BLOCK}, but "
+                f"{linear.name} has in_features={linear.in_features}: use int8 or none."
+            )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars, and its table of tensors that we refuse, off stderr."""
+    from transformers.utils import logging as theirs
+
+    verbosity, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(verbosity)
+        if bars:
+            theirs.enable_progress_bar()
 
 
 def _bitsandbytes(quantization: Quantization, compute_dtype: torch.dtype) -> Any:

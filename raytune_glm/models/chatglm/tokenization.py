@@ -108,9 +108,24 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return self._commands[token]
 
     def encode_with_offsets(self, text: str) -> list[Piece]:
-        """Encode a text without special tokens, saying which characters each token covers."""
-        proto: Any = self.sp_model.encode(text, out_type="immutable_proto")  # type: ignore[arg-type]
-        return [Piece(id=piece.id, begin=piece.begin, end=piece.end) for piece in proto.pieces]
+        """Encode a text without special tokens, saying which characters each token covers.
+
+        Several byte tokens cover one character together. Worked out here, because sentencepiece's
+        ways of asking for it change from release to release.
+        """
+        pieces: list[Piece] = []
+        place = -1  # the model sees a blank before the text
+        for index in self.sp_model.encode(text, out_type=int):
+            token = self.sp_model.id_to_piece(index)
+            if self.sp_model.is_byte(index):
+                continues_character = 0x80 <= int(token[3:5], 16) < 0xC0
+                place += 0 if continues_character else 1
+                begin = place - 1
+            else:
+                begin = place
+                place += len(token)
+            pieces.append(Piece(id=index, begin=max(0, begin), end=place))
+        return pieces
 
     def build_prompt(self, query: str, history: Sequence[tuple[str, str]] | None = None) -> str:
         """Write ChatGLM2's prompt: the rounds so far, then the question, numbered from 1."""
