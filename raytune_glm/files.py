@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whole, whatever happens while they are written."""
+"""Files that are the old one or the new one, whole, whatever happens while they are written."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Append `value` to `path` as one line of JSON, in one write that is on disk when this returns."""
+    """Append `value` to `path` as a line of JSON, in one write, on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(value, ensure_ascii=False) + "\n"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

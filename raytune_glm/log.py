@@ -1,4 +1,4 @@
-"""Logging: modules log through `logging.getLogger(__name__)`; only a command's `main` configures it."""
+"""Logging: modules log through `logging.getLogger(__name__)`; a command's `main` configures it."""
 
 import logging
 from collections.abc import Iterator

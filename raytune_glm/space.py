@@ -6,8 +6,9 @@ A sweep file writes it under `search.space`:
     train.learning_rate: {log_range: [1e-4, 1e-2]}
     method: {one_of: {lora: {rank: {int_range: [2, 64], log: true}}}}
 
-Every kind of dimension is a class here and one line in `DIMENSIONS`. Nothing in this file knows Optuna's
-or Ray's types: a dimension asks a `Chooser` (Optuna's trial is one) for a value. Read next: `config`.
+Every kind of dimension is a class here and one line in `DIMENSIONS`. Nothing in this file knows
+Optuna's or Ray's types: a dimension asks a `Chooser` (Optuna's trial is one) for a value. Read
+next: `config`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Protocol, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -56,13 +58,13 @@ class Choice(_Dimension):
 
     @model_validator(mode="after")
     def _check(self) -> Choice:
-        keys = [repr(value) for value in self.choice]
-        if len(set(keys)) != len(keys):
+        # By equality, as Optuna compares: for it 1, 1.0 and true are one value.
+        if any(value in self.choice[:place] for place, value in enumerate(self.choice)):
             raise ValueError(f"`choice` must not list a value twice, but got {list(self.choice)}")
         return self
 
     def choose(self, chooser: Chooser, name: str) -> Any:
-        """Pick a value. Optuna stores only scalars: what is none is chosen by its place in the list."""
+        """Pick a value. Optuna stores only scalars: what is none is chosen by its text."""
         if all(isinstance(value, bool | int | float | str | None) for value in self.choice):
             return chooser.suggest_categorical(name, list(self.choice))
         shown = [str(value) for value in self.choice]
@@ -85,6 +87,15 @@ class _Interval(_Dimension):
         if log and low <= 0:
             raise ValueError(f"`{kind}` on a log scale must start above 0, but got low={low}")
 
+    @staticmethod
+    def _grid(kind: str, low: float, high: float, step: float) -> None:
+        # In decimals, as they were written: (1 - 0) / 0.1 is no whole number in binary.
+        if (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step)):
+            raise ValueError(
+                f"`step` must divide the width of `{kind}`, so that both ends are on the grid, but "
+                f"got step={step} for [{low}, {high}]"
+            )
+
 
 class Range(_Interval):
     """A float between two bounds, both included, uniform; on a grid where `step` is given."""
@@ -97,6 +108,8 @@ class Range(_Interval):
     @model_validator(mode="after")
     def _check(self) -> Range:
         self._bounds("range", *self.range, log=False)
+        if self.step is not None:
+            self._grid("range", *self.range, self.step)
         return self
 
     def choose(self, chooser: Chooser, name: str) -> float:
@@ -145,6 +158,7 @@ class IntRange(_Interval):
             raise ValueError(
                 f"`step` must be 1 where `log` is true, but got step={self.step}: leave one out"
             )
+        self._grid("int_range", *self.int_range, self.step)
         return self
 
     def choose(self, chooser: Chooser, name: str) -> int:
@@ -169,7 +183,13 @@ def _parse(value: Any, kinds: Mapping[str, type[BaseModel]]) -> Any:
             f"a dimension must be a mapping with exactly one of the keys {', '.join(kinds)}, "
             f"but got {value!r}; write {{choice: [...]}} for listed values"
         )
-    return kinds[written[0]].model_validate(value)
+    kind = kinds[written[0]]
+    for key in value:
+        if key not in kind.model_fields:
+            raise ValueError(
+                f"`{written[0]}` takes the keys {', '.join(kind.model_fields)}, but got {key!r}"
+            )
+    return kind.model_validate(value)
 
 
 SIMPLE_DIMENSIONS: dict[str, type[BaseModel]] = {
@@ -197,8 +217,8 @@ class OneOf(_Dimension):
     def choose_section(self, chooser: Chooser, section: str) -> Overrides:
         """Pick a variant of `section` and its settings.
 
-        The chooser's names carry the variant, `method[lora].rank`: two variants may search a setting
-        of one name over different values, which Optuna refuses under a common name.
+        The chooser's names carry the variant, `method[lora].rank`: two variants may search a
+        setting of one name over different values, which Optuna refuses under a common name.
         """
         variant = chooser.suggest_categorical(f"{section}.name", list(self.one_of))
         chosen: Overrides = {section: {"name": variant}}
@@ -219,7 +239,16 @@ DIMENSIONS: dict[str, type[BaseModel]] = {**SIMPLE_DIMENSIONS, "one_of": OneOf}
 Dimension = Annotated[
     SimpleDimension | OneOf, BeforeValidator(lambda value: _parse(value, DIMENSIONS))
 ]
-Space: TypeAlias = dict[str, Dimension]
+
+
+def _without_nulls(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {path: dimension for path, dimension in value.items() if dimension is not None}
+
+
+Space: TypeAlias = Annotated[dict[str, Dimension], BeforeValidator(_without_nulls)]
+"""Dotted path -> dimension. Null takes one out of the file: `search.space.method.alpha=null`."""
 
 
 def choose(space: Space, chooser: Chooser) -> Overrides:
@@ -230,8 +259,8 @@ def choose(space: Space, chooser: Chooser) -> Overrides:
         chooser: Who picks, usually an Optuna trial.
 
     Returns:
-        Dotted path -> value. A `OneOf` at `method` gives `method: {"name": ...}`, which replaces the
-        whole section, followed by `method.<setting>` for what it searches.
+        Dotted path -> value. A `OneOf` at `method` gives `method: {"name": ...}`, which replaces
+        the whole section, followed by `method.<setting>` for what it searches.
     """
     chosen: Overrides = {}
     for path, dimension in space.items():

@@ -1,7 +1,7 @@
 """Holding a sweep against the model and the data on disk, before Ray or torch is even imported.
 
-Everything that can be known to be wrong is found here, all of it at once: each corner of the search space
-is made into the run it would be, and every section is checked against the model's true sizes.
+Everything that can be known to be wrong is found here, all of it at once: each corner of the search
+space is made into the run it would be, and every section is checked against the model's true sizes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from functools import partial
 from typing import NoReturn, TypeVar
 
 from raytune_glm import space as spaces
-from raytune_glm.config.load import known_keys, run_of, trial_run
+from raytune_glm.config.faults import known_keys
+from raytune_glm.config.load import run_of, trial_run
 from raytune_glm.config.plan import total_steps
 from raytune_glm.config.tree import RunConfig, SweepConfig
 from raytune_glm.data import Split, check_files
@@ -57,7 +58,7 @@ def check_sweep(sweep: SweepConfig) -> Plan:
         The sweep's figures.
 
     Raises:
-        ConfigError: Settings are wrong, alone, together, or for this model; all faults in one message.
+        ConfigError: Settings are wrong, alone, together, or for this model; one message has all.
         ModelError: The checkpoint cannot be used.
         DataError: A data file cannot be used.
     """
@@ -106,16 +107,23 @@ def _check_paths(sweep: SweepConfig) -> None:
         settings = [path]
         if isinstance(dimension, spaces.OneOf):
             settings += [f"{path}.{name}" for names in dimension.one_of.values() for name in names]
-        for setting in settings:
-            if setting not in known:
-                near = difflib.get_close_matches(setting, known, 1, cutoff=0.5)
-                hint = f": did you mean {near[0]}?" if near else ""
-                lines.append(
-                    f"search.space.{setting}: there is no such setting that a trial can have of its "
-                    f"own{hint}"
-                )
+        lines += [_no_such(setting, known) for setting in settings if setting not in known]
+        section = path.partition(".")[0]
+        if section != path and section in sweep.search.space:
+            lines.append(
+                f"search.space.{path}: must not stand beside search.space.{section}, which sets "
+                f"the whole section: search it inside that one"
+            )
     if lines:
         raise ConfigError("\n".join(lines))
+
+
+def _no_such(setting: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(setting, known, 1, cutoff=0.5)
+    hint = f": did you mean {near[0]}?" if near else ""
+    return (
+        f"search.space.{setting}: there is no such setting that a trial can have of its own{hint}"
+    )
 
 
 def _searchable_paths() -> list[str]:
@@ -136,15 +144,16 @@ def _corner_runs(sweep: SweepConfig) -> list[RunConfig]:
         ConfigError: A corner is no legal run.
     """
     base = run_of(sweep)
-    faults: list[UserError] = []
+    first_at: dict[str, str] = {}
     runs = []
     for corner in spaces.corners(sweep.search.space):
         try:
             runs.append(trial_run(base, corner))
         except ConfigError as error:
-            faults.append(ConfigError(f"search.space: at {_show(corner)}, {error}"))
-    if faults:
-        _refuse(faults)
+            # One bad value makes a bad corner with every combination of the others.
+            first_at.setdefault(str(error), _show(corner))
+    if first_at:
+        _refuse([ConfigError(f"search.space: at {at}, {text}") for text, at in first_at.items()])
     return runs
 
 
@@ -163,25 +172,29 @@ def _check_dev(sweep: SweepConfig) -> None:
 def _check_length(run: RunConfig, shape: ModelShape) -> None:
     if run.data.max_length > shape.max_length:
         raise ConfigError(
-            f"data.max_length must be at most {shape.max_length}, the longest sequence of this model, "
-            f"but got max_length={run.data.max_length}"
+            f"data.max_length must be at most {shape.max_length}, the longest sequence of this "
+            f"model, but got max_length={run.data.max_length}"
         )
 
 
 def _check_reports(run: RunConfig, sweep: SweepConfig, rows: Mapping[Split, int]) -> None:
     """A scheduler that sees a trial's first report at its end has no effect."""
-    if "train" not in rows:
-        return  # rows of a hub data set are not counted yet
-    last = total_steps(run.train, num_rows=rows["train"])
     grace = sweep.search.scheduler.needs_reports_before()
     every = run.train.eval_every_steps
     if grace is None:
         return
+    if "train" not in rows and run.train.max_steps is None:
+        raise ConfigError(
+            f"train.max_steps must be given for search.scheduler {sweep.search.scheduler.name} "
+            "where rows come from the hub, since nobody has counted them yet, but got "
+            f"epochs={run.train.epochs}"
+        )
+    last = total_steps(run.train, num_rows=rows.get("train", 0))
     if every is None or math.ceil(grace / every) * every >= last:
         raise ConfigError(
-            f"search.scheduler {sweep.search.scheduler.name} must see a report before a trial's last "
-            f"step, but got train.eval_every_steps={every} and grace_period_steps={grace} in trials "
-            f"of {last} steps: evaluate more often, lower grace_period_steps, or write "
+            f"search.scheduler {sweep.search.scheduler.name} must see a report before a trial's "
+            f"last step, but got train.eval_every_steps={every} and grace_period_steps={grace} in "
+            f"trials of {last} steps: evaluate more often, lower grace_period_steps, or write "
             "search.scheduler: {name: fifo}"
         )
 

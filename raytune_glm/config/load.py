@@ -1,37 +1,36 @@
-"""Reading a sweep file: YAML, overrides of the command line, and every fault at once with its path."""
+"""Reading a sweep file: YAML, and the overrides of the command line. Read next: `faults`."""
 
 from __future__ import annotations
 
 import difflib
 import re
-import types
-import typing
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
+from raytune_glm.config.faults import validate
 from raytune_glm.config.tree import RunConfig, SweepConfig
+from raytune_glm.data import SPLITS
 from raytune_glm.errors import ConfigError
 from raytune_glm.space import Overrides
 
-Tree = TypeVar("Tree", bound=BaseModel)
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, less two traps: `1e-4` is a number, and a key written twice is a fault."""
+    """YAML's safe loader less two traps: `1e-4` is a number, a key written twice is a fault."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is written twice", key_node.start_mark
-                )
-            seen.add(key)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is written twice", key.start_mark
+                    )
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -61,14 +60,8 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"an override must be key.path=value, but got {override!r}")
-        try:
-            value = yaml.load(text, _Loader)
-        except yaml.YAMLError as error:
-            raise ConfigError(
-                f"the value of the override {override!r} is not YAML: {error}"
-            ) from None
-        set_path(tree, key, value)
-    sweep = _validate(SweepConfig, tree, source=str(path))
+        set_path(tree, key, _parse(text, f"the value of the override {override!r}"))
+    sweep = validate(SweepConfig, tree, source=str(path))
     return _with_absolute_paths(sweep)
 
 
@@ -81,15 +74,20 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"there is no sweep file {path}{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the sweep file {path} cannot be read: {error}") from None
-    try:
-        tree = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+    tree = _parse(text, str(path))
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{path} must hold a mapping with the sections of a sweep, but got {tree!r}"
         )
     return tree
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    # ValueError: what looks like a date and is none, `2024-13-01`.
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{source} is not YAML: {error}") from None
 
 
 def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
@@ -137,7 +135,7 @@ def trial_run(base: RunConfig, overrides: Overrides) -> RunConfig:
     tree = base.model_dump(mode="json")
     for path, value in overrides.items():
         set_path(tree, path, value)
-    return _validate(RunConfig, tree, source="the trial")
+    return validate(RunConfig, tree, source="the trial")
 
 
 def _with_absolute_paths(sweep: SweepConfig) -> SweepConfig:
@@ -147,75 +145,11 @@ def _with_absolute_paths(sweep: SweepConfig) -> SweepConfig:
     if model.exists():
         tree["model"]["path"] = str(model.resolve())
     tree["run"]["storage"] = str(sweep.run.storage.expanduser().resolve())
-    for split in ("train", "dev", "test"):
-        written = tree["data"].get(split)
-        for_one = [written] if isinstance(written, str) else written
-        if for_one is not None:
-            tree["data"][split] = [_absolute_if_there(Path(p).expanduser(), p) for p in for_one]
+    for split in SPLITS:
+        if (places := tree["data"][split]) is not None:
+            tree["data"][split] = [_absolute_if_there(Path(p).expanduser(), p) for p in places]
     return SweepConfig.model_validate(tree)
 
 
 def _absolute_if_there(path: Path, written: str) -> str:
     return str(path.resolve()) if path.exists() else written
-
-
-def _validate(kind: type[Tree], tree: Mapping[str, Any], *, source: str) -> Tree:
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        lines = [_line(kind, fault) for fault in error.errors()]
-        count = f"{len(lines)} fault" + "s" * (len(lines) != 1)
-        raise ConfigError(f"{source} has {count}:\n" + "\n".join(lines)) from None
-
-
-def _line(kind: type[BaseModel], fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        return f"  {where}: {_unknown_key(kind, fault['loc'])}"
-    if fault["type"] == "missing":
-        return f"  {where}: must be given, and is not there"
-    got = (
-        ""
-        if isinstance(fault["input"], dict) or "but got" in message
-        else f", but got {fault['input']!r}"
-    )
-    return f"  {where}: {message}{got}" if where else f"  {message}{got}"
-
-
-def _unknown_key(kind: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    known = known_keys(kind, location[:-1])
-    near = difflib.get_close_matches(str(location[-1]), known, 1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(known)}"
-    return f"there is no such key; {hint}"
-
-
-def known_keys(kind: Any, location: Iterable[int | str]) -> list[str]:
-    """The names of the fields at a place of the tree.
-
-    Args:
-        kind: Class of the root.
-        location: Keys down from the root; a tagged union's tag may stand among them.
-    """
-    for part in location:
-        kinds = _models_in(kind)
-        fields = {name: field for k in kinds for name, field in k.model_fields.items()}
-        if part in fields:
-            kind = fields[str(part)].annotation
-        else:  # the tag of a union: the member whose `name` it is
-            kind = next((k for k in kinds if _tag(k) == part), kind)
-    return [name for k in _models_in(kind) for name in k.model_fields]
-
-
-def _tag(kind: type[BaseModel]) -> Any:
-    field = kind.model_fields.get("name")
-    return field.default if field is not None else None
-
-
-def _models_in(kind: Any) -> list[type[BaseModel]]:
-    """The pydantic models that an annotation admits."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return [kind]
-    if typing.get_origin(kind) in (typing.Union, types.UnionType, typing.Annotated):
-        return [model for part in typing.get_args(kind) for model in _models_in(part)]
-    return []

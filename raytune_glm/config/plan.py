@@ -1,4 +1,4 @@
-"""The arithmetic that follows from a configuration: steps of a trial, tokens of a step, what trains."""
+"""The arithmetic that follows from a configuration: how many steps, and when to evaluate."""
 
 from __future__ import annotations
 

@@ -19,12 +19,14 @@ def _known_family(name: str | None) -> str | None:
     from raytune_glm.models import FAMILIES
 
     if name is not None and name not in FAMILIES:
-        raise ValueError(f"model.family must be one of {', '.join(FAMILIES)}, but got {name!r}")
+        raise ValueError(f"must be one of {', '.join(FAMILIES)}, but got {name!r}")
     return name
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ModelSettings(_Section):
@@ -54,7 +56,7 @@ class TrainSettings(_Section):
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the training rows, rounded up to whole steps."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Shape of the learning rate after the warm-up: down to 0 by a line or half a cosine, or flat."""
+    """Learning rate after the warm-up: down to 0 in a line or half a cosine, or flat."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps in which the learning rate rises in a line from 0 to its peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -77,7 +79,7 @@ class TrainSettings(_Section):
     eval_batch_size: Annotated[int, Field(ge=1)] = 16
     """Rows of dev in one forward pass of one worker."""
     metrics: tuple[str, ...] = ()
-    """Metrics to measure at an evaluation beside `eval_loss` and the one that the search optimizes."""
+    """Metrics to measure at an evaluation beside `eval_loss` and `search.metric`."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 128
     """Longest answer, in tokens, that an evaluation generates."""
     log_every_steps: Annotated[int, Field(ge=1)] = 10
@@ -97,7 +99,7 @@ class DeepSpeedSettings(_Section):
     """How DeepSpeed spreads a trial over its workers."""
 
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """0: every worker holds all; 1 spreads the optimizer's state, 2 also gradients, 3 also weights."""
+    """0: a worker holds all; 1 spreads the optimizer's state, 2 gradients too, 3 weights too."""
 
 
 class RunSettings(_Section):
@@ -116,8 +118,8 @@ class RunSettings(_Section):
     max_failures: Annotated[int, Field(ge=0)] = 1
     """How often a trial whose worker died starts again from its last checkpoint."""
     ray_address: str = "auto"
-    """`auto`: the cluster of RAY_ADDRESS or one running on this host, else a local one made for this
-    sweep; `local`: always a local one; else the address of a cluster."""
+    """`auto`: the cluster of RAY_ADDRESS or one running on this host, else a local one made for
+    this sweep; `local`: always a local one; else the address of a cluster."""
 
     @property
     def folder(self) -> Path:
@@ -150,9 +152,9 @@ class RunConfig(_Section):
     def _check_precision(self) -> RunConfig:
         if self.model.quantization is not None and self.deepspeed.zero_stage == 3:
             raise ValueError(
-                "deepspeed.zero_stage must be at most 2 with a quantized base, but got zero_stage=3 "
-                f"with model.quantization={self.model.quantization}: ZeRO-3 cannot spread packed "
-                "weights"
+                "deepspeed.zero_stage must be at most 2 with a quantized base, but got "
+                f"zero_stage=3 with model.quantization={self.model.quantization}: ZeRO-3 cannot "
+                "spread packed weights"
             )
         return self
 

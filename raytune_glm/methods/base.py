@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Method(BaseModel, ABC):
     """A fine-tuning method's settings, which put the method on a model by `apply`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @abstractmethod
     def check(self, shape: ModelShape, family: Family) -> None:

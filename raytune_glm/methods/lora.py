@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import typing
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from raytune_glm.errors import ConfigError
 from raytune_glm.methods.base import Method
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from raytune_glm.models.family import Family, LinearShape, ModelShape
+
+
+ModuleGroup: TypeAlias = Literal["attention", "mlp", "all"]
+
+
+def _groups_or_names(value: Any) -> Any:
+    """Take one module's name for a list of one, and refuse what is neither names nor a group."""
+    if value is None or value in typing.get_args(ModuleGroup):
+        return value
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"must be attention, mlp, all or a list of names, but got {value!r}")
+    return tuple(names)
 
 
 class LoRA(Method):
@@ -25,7 +39,9 @@ class LoRA(Method):
     """Scale of the update, divided by the rank. 32 in ChatGLM-Tuning, 16 in Alpaca-LoRA."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability that an input element of A is dropped in training."""
-    target_modules: Literal["attention", "mlp", "all"] | tuple[str, ...] | None = None
+    target_modules: Annotated[
+        ModuleGroup | tuple[str, ...] | None, BeforeValidator(_groups_or_names)
+    ] = None
     """Linears to adapt: the last parts of their module names, or the family's `attention`, `mlp` or
     `all` of them. None: those that the published tools adapt for this family."""
     rank_stabilized: bool = False

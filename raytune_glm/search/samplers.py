@@ -19,7 +19,7 @@ class _SamplerSettings(BaseModel):
 
 
 class TPESettings(_SamplerSettings):
-    """Tree-structured Parzen estimator (Bergstra et al. 2011), joint over the settings of a trial."""
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), joint over a trial's settings."""
 
     name: Literal["tpe"] = "tpe"
     num_startup_trials: Annotated[int, Field(ge=1)] = 4
@@ -28,12 +28,12 @@ class TPESettings(_SamplerSettings):
     def build(self, *, num_trials_before: int) -> BaseSampler:
         """Make Optuna's sampler.
 
-        Running trials count as bad ones (constant liar), so that trials started side by side are not
-        the same one twice.
+        Running trials count as bad ones (constant liar), so that trials started side by side are
+        not the same one twice.
 
         Args:
-            num_trials_before: Trials that the study has already; a resumed sweep draws on from there
-                instead of drawing its first proposals again.
+            num_trials_before: Trials that the study has already; a resumed sweep draws on from
+                there instead of drawing its first proposals again.
         """
         import optuna
 

@@ -14,10 +14,11 @@ from raytune_glm.space import Space
 class SearchSettings(BaseModel):
     """What to search, how many trials, who proposes them and who stops them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     space: Space = Field(default_factory=dict)
-    """Dotted path of a setting -> the values it may take. Empty: every trial is the file as it is."""
+    """Dotted path of a setting -> the values it may take; a null takes a setting out of the search.
+    Empty: every trial is the file as it is."""
     num_trials: Annotated[int, Field(ge=1)] = 1
     """Trials of the sweep, stopped and failed ones counted in."""
     metric: str = "eval_loss"

@@ -1,0 +1,142 @@
+"""Wording for what is wrong with a configuration: the path of the setting, the rule, the value.
+
+Read next: `check`, which finds what validation of the tree alone cannot.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from raytune_glm.errors import ConfigError
+
+Tree = TypeVar("Tree", bound=BaseModel)
+
+# By pydantic's error types; its own words for these speak of Python's types.
+_RULES = {
+    "missing": "must be given, and is not there",
+    "model_type": "must be a section with keys of its own",
+    "model_attributes_type": "must be a section with keys of its own",
+    "dict_type": "must be a mapping",
+    "string_type": "must be text",
+    "tuple_type": "must be a list",
+    "too_short": "must have at least {min_length} item",
+    "union_tag_invalid": "{discriminator} must be one of {expected_tags}, but got {tag!r}",
+    "union_tag_not_found": "must have the key {discriminator}",
+}
+
+
+def validate(kind: type[Tree], tree: Mapping[str, Any], *, source: str) -> Tree:
+    """Build the configuration that nested mappings describe.
+
+    Args:
+        kind: Class of the root.
+        tree: Section -> setting -> value.
+        source: What the tree was read from, for the message.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: Every fault found, one a line, each with its path in the tree.
+    """
+    try:
+        built = kind.model_validate(tree)
+    except ValidationError as error:
+        lines = [_line(kind, fault) for fault in error.errors()]
+    else:
+        lines = [
+            f"{where}: must be a number, but got {value}"
+            for where, value in _truths_as_numbers(tree, built)
+        ]
+        if not lines:
+            return built
+    count = f"{len(lines)} fault" + "s" * (len(lines) != 1)
+    raise ConfigError("\n  ".join([f"{source} has {count}:", *lines]))
+
+
+def _line(kind: type[BaseModel], fault: Any) -> str:
+    location, untagged = fault["loc"], _without_tags(kind, fault["loc"])
+    where = f"{'.'.join(map(str, untagged))}: " if untagged else ""
+    if fault["type"] == "extra_forbidden":
+        return f"{where}there is no such key{_hint(location[-1], known_keys(kind, location[:-1]))}"
+    if fault["type"] in _RULES:
+        message = _RULES[fault["type"]].format(**fault.get("ctx", {}))
+    else:
+        message = fault["msg"].removeprefix("Value error, ")
+        message = re.sub("^(Input|String) should", "must", message)
+    if isinstance(fault["input"], dict) or "but got" in message:
+        return where + message
+    return f"{where}{message}, but got {fault['input']!r}"
+
+
+def _hint(written: Any, known: list[str]) -> str:
+    near = difflib.get_close_matches(str(written), known, 1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; the keys here are {', '.join(known)}" if known else ""
+
+
+def _truths_as_numbers(tree: Mapping[str, Any], built: BaseModel) -> Iterator[tuple[str, bool]]:
+    """Find `max_steps: true`, which pydantic takes for 1 and nobody means."""
+    for key, value in tree.items():
+        setting = getattr(built, key)
+        if isinstance(value, bool) and not isinstance(setting, bool):
+            yield key, value
+        elif isinstance(value, Mapping) and isinstance(setting, BaseModel):
+            yield from ((f"{key}.{rest}", v) for rest, v in _truths_as_numbers(value, setting))
+
+
+def known_keys(kind: Any, location: Iterable[int | str]) -> list[str]:
+    """List the fields at a place of the tree.
+
+    Args:
+        kind: Class of the root.
+        location: Keys down from the root; a tagged union's tag may stand among them.
+
+    Returns:
+        Names of the fields of every class that may stand there.
+    """
+    for part in location:
+        kind, _ = _below(kind, part)
+    return [name for k in _models_in(kind) for name in k.model_fields]
+
+
+def _without_tags(kind: Any, location: Iterable[int | str]) -> list[int | str]:
+    """Drop the tags that pydantic puts into a location and no file has."""
+    kept = []
+    for part in location:
+        kind, is_tag = _below(kind, part)
+        if not is_tag:
+            kept.append(part)
+    return kept
+
+
+def _below(kind: Any, part: int | str) -> tuple[Any, bool]:
+    """The annotation one part further down, and whether that part is the tag of a union."""
+    models = _models_in(kind)
+    for model in models:
+        if part in model.model_fields:
+            return model.model_fields[str(part)].annotation, False
+    tagged = [model for model in models if _tag(model) == part]
+    return (tagged[0], True) if tagged else (None, False)
+
+
+def _tag(kind: type[BaseModel]) -> Any:
+    field = kind.model_fields.get("name")
+    return field.default if field is not None else None
+
+
+def _models_in(kind: Any) -> list[type[BaseModel]]:
+    """The pydantic models that an annotation admits."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    if typing.get_origin(kind) in (typing.Union, types.UnionType, typing.Annotated):
+        return [model for part in typing.get_args(kind) for model in _models_in(part)]
+    return []
