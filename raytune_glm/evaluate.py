@@ -79,15 +79,15 @@ class Evaluator:
     def _loss(self, model: PreTrainedModel, device: torch.device, *, in_step: bool) -> float:
         """Mean cross entropy over all label tokens of all rows: no row and no rank counts double."""
         total, label_tokens = 0.0, 0.0
-        for indices in self._own_batches("length", in_step=in_step):
+        for indices, counts in self._own_batches("length", in_step=in_step):
             rows = [self.rows[i] for i in indices]
             batch = collate(rows, pad_token_id=pad_token_id(self.tokenizer))
-            count = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
+            label_count = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
             on_device = {name: tensor.to(device) for name, tensor in batch.items()}
             loss = model(**on_device, use_cache=False).loss
-            if count > 0:
-                total += float(loss) * count
-                label_tokens += count
+            if counts and label_count > 0:
+                total += float(loss) * label_count
+                label_tokens += label_count
         total, label_tokens = distributed.sum_over_ranks([total, label_tokens], device)
         return total / label_tokens
 
@@ -96,7 +96,7 @@ class Evaluator:
         stop = self.family.stop_token_ids(self.tokenizer)
         generate: Any = model.generate  # transformers leaves it untyped
         found: list[tuple[int, str]] = []
-        for indices in self._own_batches("prompt_ids", in_step=in_step):
+        for indices, counts in self._own_batches("prompt_ids", in_step=in_step):
             prompts = [{"input_ids": self.rows[i]["prompt_ids"]} for i in indices]
             batch = collate(prompts, pad_token_id=pad_token_id(self.tokenizer), padding_side="left")
             width = batch["input_ids"].shape[1]
@@ -108,25 +108,33 @@ class Evaluator:
                 pad_token_id=pad_token_id(self.tokenizer),
                 synced_gpus=in_step,
             )
-            for index, ids in zip(indices, output[:, width:].tolist(), strict=True):
-                found.append((index, self.family.answer(self.tokenizer, ids)))
-        # A rank short of a batch has answered rows of another one; the first answer counts.
-        answers = dict(reversed(distributed.gather_lists(found)))
+            if counts:
+                texts = (
+                    self.family.answer(self.tokenizer, ids) for ids in output[:, width:].tolist()
+                )
+                found += zip(indices, texts, strict=True)
+        answers = dict(distributed.gather_lists(found))
         return [answers[index] for index in range(len(self.rows))]
 
-    def _own_batches(self, by: str, *, in_step: bool) -> list[list[int]]:
+    def _own_batches(self, by: str, *, in_step: bool) -> list[tuple[list[int], bool]]:
         """This rank's rows in batches of like length, so that little of a batch is padding.
 
-        Where ranks must keep in step, one that has fewer batches than another repeats its first.
+        Where ranks must keep in step, one that has fewer batches than another gets further ones that
+        do not count.
+
+        Returns:
+            Row numbers of a batch, and whether it counts.
         """
         sizes = [value if isinstance(value, int) else len(value) for value in self.rows[by]]
         order = sorted(range(len(sizes)), key=sizes.__getitem__)
         rank, world_size = distributed.rank(), distributed.world_size()
         own = order[rank::world_size]
-        batches = [own[i : i + self.batch_size] for i in range(0, len(own), self.batch_size)]
+        batches = [
+            (own[i : i + self.batch_size], True) for i in range(0, len(own), self.batch_size)
+        ]
         if in_step:
             most = math.ceil(math.ceil(len(order) / world_size) / self.batch_size)
-            batches += [order[:1]] * (most - len(batches))
+            batches += [(order[:1], False)] * (most - len(batches))
         return batches
 
 
