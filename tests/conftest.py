@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,3 +25,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shared() -> Path:
     """The folder with the oracle fixtures and the real rows."""
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_glm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint that the project ships. Read-only."""
+    if (ROOT / "data" / "tiny-glm").is_dir():
+        return ROOT / "data" / "tiny-glm"
+    from tests.models.conftest import write_chatglm
+
+    return write_chatglm(tmp_path_factory.mktemp("tiny_glm"), seq_length=512)
