@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; give its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     try:
         return _sweep(arguments.sweep, arguments.overrides, only_check=arguments.check)
     except UserError as error:
@@ -78,7 +78,7 @@ def _sweep(path: Path, overrides: list[str], *, only_check: bool) -> int:
 
     results = ResultsFolder(sweep.run.folder)
     with results.held():
-        write_settings(results.root / "sweep.yaml", sweep)
+        write_settings(results, sweep)
         log_to_file(results.root / "sweep.log")
         finished = _run(sweep, plan, results, console)
     return 0 if finished else 1

@@ -41,7 +41,9 @@ def test_steps_are_as_written_or_enough_for_the_epochs(
 
 def test_an_evaluation_follows_every_so_many_steps_and_the_last_one() -> None:
     evaluated = [
-        step for step in range(1, 11) if is_evaluated(run(max_steps=10, eval_every_steps=4), step, 10)
+        step
+        for step in range(1, 11)
+        if is_evaluated(run(max_steps=10, eval_every_steps=4), step, 10)
     ]
     assert evaluated == [4, 8, 10]
 

@@ -1,0 +1,286 @@
+"""Holding a sweep against the model and the data on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raytune_glm.config import load_sweep
+from raytune_glm.config.check import Plan, check_sweep
+from raytune_glm.errors import ConfigError, DataError, ModelError, UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = ROOT / "data" / "fault_triples"
+
+
+@pytest.fixture
+def file(tmp_path: Path, tiny_glm: Path) -> Path:
+    sweep: dict[str, Any] = {
+        "model": {"path": str(tiny_glm)},
+        "data": {
+            "train": str(ROWS / "train.jsonl"),
+            "dev": str(ROWS / "dev.jsonl"),
+            "max_length": 192,
+            "max_source_length": 128,
+        },
+        "method": {"name": "lora", "rank": 8, "target_modules": "all"},
+        "train": {"max_steps": 120, "eval_every_steps": 40},
+    }
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(sweep), encoding="utf-8")
+    return path
+
+
+def check(file: Path, *overrides: str) -> Plan:
+    return check_sweep(load_sweep(file, overrides))
+
+
+def refusal(file: Path, *overrides: str, kind: type[UserError] = ConfigError) -> str:
+    with pytest.raises(kind) as raised:
+        check(file, *overrides)
+    return str(raised.value)
+
+
+def adapted_sides(tiny_glm: Path) -> int:
+    """Sum of in and out of all linears of a ChatGLM model, worked out from its published fields."""
+    config = json.loads((tiny_glm / "config.json").read_text(encoding="utf-8"))
+    hidden, ffn, kv = (config[key] for key in ("hidden_size", "ffn_hidden_size", "kv_channels"))
+    heads, groups = config["num_attention_heads"], config["multi_query_group_num"]
+    qkv = hidden + heads * kv + 2 * groups * kv
+    dense = heads * kv + hidden
+    up, down = hidden + 2 * ffn, ffn + hidden
+    sides: int = config["num_layers"] * (qkv + dense + up + down)
+    return sides
+
+
+def test_the_figures_of_a_sweep_are_those_of_its_extreme_trials(file: Path, tiny_glm: Path) -> None:
+    plan = check(
+        file,
+        "search.space.method.rank={choice: [4, 16, 8]}",
+        "search.space.train.max_steps={int_range: [60, 240]}",
+        "search.space.train.batch_size={choice: [8, 32]}",
+    )
+    sides = adapted_sides(tiny_glm)
+    assert plan.trainable == (4 * sides, 16 * sides)
+    assert plan.steps == (60, 240)
+    assert plan.max_steps == 240
+    assert plan.tokens_per_step == (8 * 192, 32 * 192)
+    assert plan.rows == {"train": 720, "dev": 100}
+
+
+def test_steps_come_from_the_rows_where_epochs_are_given(file: Path) -> None:
+    plan = check(file, "train.max_steps=null", "train.epochs=2", "data.max_train_rows=100")
+    assert plan.steps == (13, 13)  # ceil(2 * 100 / 16)
+
+
+def test_the_space_may_search_a_whole_method_with_settings_of_its_own(file: Path) -> None:
+    plan = check(
+        file,
+        "search.space.method={one_of: {lora: {rank: {int_range: [2, 8], log: true}, "
+        "target_modules: {choice: [attention, all]}}}}",
+    )
+    assert plan.trainable[0] < plan.trainable[1]
+
+
+# The search space.
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("method.rnak", "search.space.method.rnak: there is no such setting .* method.rank"),
+        ("learning_rate", "there is no such setting .* did you mean train.learning_rate"),
+        ("qqqqqqqq", "search.space.qqqqqqqq: there is no such setting .* of its own$"),
+        ("run.num_workers", "search.space.run.num_workers: there is no such setting"),
+        ("model.path", "search.space.model.path: there is no such setting"),
+        ("search.num_trials", "search.space.search.num_trials: there is no such setting"),
+    ],
+)
+def test_a_search_path_that_does_not_exist_is_refused(file: Path, path: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(file, f"search.space.{path}={{choice: [1]}}")
+
+
+def test_a_setting_of_a_variant_that_does_not_exist_is_refused(file: Path) -> None:
+    message = refusal(file, "search.space.method={one_of: {lora: {rnak: {choice: [4]}}}}")
+    assert message.startswith("search.space.method.rnak: there is no such setting")
+
+
+def test_a_variant_that_does_not_exist_is_refused(file: Path) -> None:
+    message = refusal(file, "search.space.method={one_of: {lorra: {}}}")
+    assert "search.space: at method={'name': 'lorra'}" in message
+    assert "method.name: must be 'lora', but got 'lorra'" in message
+
+
+def test_a_setting_beside_its_whole_section_would_have_no_effect(file: Path) -> None:
+    message = refusal(
+        file,
+        "search.space.method.rank={choice: [4]}",
+        "search.space.method={one_of: {lora: {}}}",
+    )
+    assert message == (
+        "search.space.method.rank: must not stand beside search.space.method, which sets the whole "
+        "section: search it inside that one"
+    )
+
+
+def test_all_wrong_paths_are_told_at_once(file: Path) -> None:
+    message = refusal(
+        file, "search.space.a.b={choice: [1]}", "search.space.method.rnak={choice: [1]}"
+    )
+    assert len(message.splitlines()) == 2
+
+
+def test_an_illegal_corner_is_named_once_however_many_it_is_part_of(file: Path) -> None:
+    message = refusal(
+        file,
+        "search.space.train.batch_size={choice: [16, 6]}",
+        "search.space.method.alpha={choice: [16, 32]}",
+        "search.space.train.learning_rate={log_range: [1e-4, 1e-2]}",
+    )
+    assert message.startswith(
+        "search.space: at train.batch_size=6, method.alpha=16, train.learning_rate=0.0001, the "
+        "trial has 1 fault:"
+    )
+    assert message.count("train.batch_size must be a multiple of") == 1
+    assert len(message.splitlines()) == 2
+
+
+def test_a_corner_of_the_wrong_type_is_refused(file: Path) -> None:
+    message = refusal(file, "search.space.method.rank={choice: [8, many]}")
+    assert "at method.rank=many" in message
+    assert "method.rank: must be a valid integer" in message
+
+
+def test_a_corner_that_the_model_cannot_have_is_refused(file: Path) -> None:
+    message = refusal(file, "search.space.method.rank={int_range: [2, 100000]}")
+    assert message.startswith("method.rank must be at most ")
+    assert "but got rank=100000" in message
+
+
+# The method on the model.
+
+
+def test_target_modules_that_match_nothing_are_refused(file: Path) -> None:
+    message = refusal(file, "method.target_modules=[q_proj]")
+    assert message == (
+        "method.target_modules must name linears of the model, but 'q_proj' matches nothing in "
+        "this chatglm3 model: its linears are dense, dense_4h_to_h, dense_h_to_4h, query_key_value"
+    )
+
+
+def test_an_empty_list_of_target_modules_is_refused(file: Path) -> None:
+    assert "but the list is empty: choose from dense," in refusal(file, "method.target_modules=[]")
+
+
+def test_rows_longer_than_the_model_can_read_are_refused(file: Path, tiny_glm: Path) -> None:
+    longest = json.loads((tiny_glm / "config.json").read_text(encoding="utf-8"))["seq_length"]
+    assert check(file, f"data.max_length={longest}").tokens_per_step == (16 * longest, 16 * longest)
+    message = refusal(file, f"data.max_length={longest + 1}")
+    assert message.startswith(f"data.max_length must be at most {longest}, the longest sequence")
+
+
+# The model on disk.
+
+
+def test_a_missing_model_folder_is_refused(file: Path) -> None:
+    message = refusal(file, "model.path=/no/such/model", kind=ModelError)
+    assert message.startswith("the model folder /no/such/model does not exist")
+
+
+def test_a_folder_that_is_no_model_is_refused(file: Path) -> None:
+    message = refusal(file, f"model.path={ROWS}", kind=ModelError)
+    assert message.startswith(f"a model folder must hold config.json, but {ROWS} has none")
+
+
+# The data on disk.
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no such file or folder"),
+        ("", "the file is empty"),
+        ("[]", "there is no row in it"),
+        (
+            '{"context": "a", "target": "b"}\n{"context": "c"\n',
+            "rows.jsonl, line 2: broken JSON at column",
+        ),
+        (
+            '{"context": "a", "target": "b"}\n\n{"text": "c"}\n',
+            "rows.jsonl, line 3: ",
+        ),
+    ],
+    ids=["missing", "empty", "no rows", "broken", "of no known format"],
+)
+def test_a_data_file_that_cannot_be_used_is_refused(
+    file: Path, tmp_path: Path, content: str | None, message: str
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    if content is not None:
+        rows.write_text(content, encoding="utf-8")
+    found = refusal(file, f"data.train={rows}", kind=DataError)
+    assert found.startswith(str(rows))
+    assert message in found
+
+
+def test_a_sweep_without_dev_rows_is_refused(file: Path) -> None:
+    message = refusal(file, "data.dev=null")
+    assert message.startswith("data.dev must be given, or data.dev_rows draw it from the training")
+
+
+def test_dev_rows_may_be_drawn_from_the_training_rows(file: Path) -> None:
+    plan = check(file, "data.dev=null", "data.dev_rows=70")
+    assert plan.rows == {"train": 650, "dev": 70}
+
+
+def test_faults_of_model_data_and_search_are_told_at_once(file: Path) -> None:
+    message = refusal(
+        file,
+        "model.path=/no/such/model",
+        "data.train=/no/such/rows.jsonl",
+        "search.space.method.rnak={choice: [1]}",
+    )
+    assert "method.rnak" in message
+    assert "/no/such/model" in message
+    assert "/no/such/rows.jsonl" in message
+
+
+# The scheduler.
+
+ASHA = "search.scheduler={name: asha, grace_period_steps: 40}"
+
+
+def test_a_scheduler_that_sees_reports_in_time_is_taken(file: Path) -> None:
+    assert check(file, ASHA).steps == (120, 120)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.eval_every_steps=null"],
+        ["train.eval_every_steps=120"],
+        ["train.max_steps=40"],
+        # Reports at 50 and 100: the first one at or after step 60 is the last step's.
+        ["train.eval_every_steps=50", "train.max_steps=100", ASHA.replace("40", "60")],
+        ["search.space.train.max_steps={int_range: [40, 200]}"],
+    ],
+)
+def test_a_scheduler_that_sees_no_report_in_time_is_refused(
+    file: Path, overrides: list[str]
+) -> None:
+    message = refusal(file, ASHA, *overrides)
+    assert message.startswith(
+        "search.scheduler asha must see a report before a trial's last step, but got "
+    )
+    assert message.endswith("or write search.scheduler: {name: fifo}")
+
+
+def test_rows_that_nobody_has_counted_give_a_scheduler_no_end(file: Path) -> None:
+    overrides = [ASHA, "data.train=hub:owner/name", "train.max_steps=null", "train.epochs=2"]
+    assert refusal(file, *overrides).startswith("train.max_steps must be given for search.sched")
+    assert check(file, ASHA, "data.train=hub:owner/name").rows == {"dev": 100}

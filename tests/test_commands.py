@@ -1,0 +1,142 @@
+"""The commands as a user runs them: exit status, one message, and nothing started or written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = ROOT / "data" / "fault_triples"
+
+
+@pytest.fixture
+def desk(tmp_path: Path, tiny_glm: Path) -> Path:
+    """A working folder with a sweep file and broken things to name in overrides."""
+    (tmp_path / "lora.yaml").write_text(
+        f"""
+model: {{path: {tiny_glm}}}
+data:
+  train: {ROWS / "train.jsonl"}
+  dev: {ROWS / "dev.jsonl"}
+  max_length: 192
+  max_source_length: 128
+method: {{name: lora, target_modules: all}}
+train: {{max_steps: 120, batch_size: 16, micro_batch_size: 8, eval_every_steps: 40}}
+search:
+  num_trials: 8
+  scheduler: {{name: asha, grace_period_steps: 40}}
+  space:
+    method.rank: {{choice: [4, 8]}}
+run: {{name: try}}
+""",
+        encoding="utf-8",
+    )
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "broken.jsonl").write_text(
+        '{"context": "a", "target": "b"}\n{"context": "a",\n', encoding="utf-8"
+    )
+    (tmp_path / "hollow").mkdir()
+    return tmp_path
+
+
+def run(desk: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the sweep command in the folder, where it would also find its temporary files."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(desk),
+        "RAY_TMPDIR": str(desk),
+        "HOME": str(desk),
+        "COLUMNS": "100",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "raytune_glm.sweep", *arguments],
+        cwd=desk,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def listed(desk: Path) -> list[Path]:
+    return sorted(desk.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.max_stepz=3", "train.max_stepz: there is no such key; did you mean max_steps?"),
+        ("train.batch_size=many", "train.batch_size: must be a valid integer"),
+        ("search.space.method.rnak={choice: [1]}", "search.space.method.rnak: there is no such"),
+        ("search.space.train.batch_size={choice: [16, 6]}", "at method.rank=4, train.batch_size=6"),
+        ("search.space.method.rank={int_range: [8, 2]}", "low < high, but got [8, 2]"),
+        ("search.space.method.rank={int_range: [1, 4096]}", "method.rank must be at most"),
+        ("method.target_modules=[q_proj]", "'q_proj' matches nothing in this chatglm3 model"),
+        ("model.path=no/such/folder", "the model folder no/such/folder does not exist"),
+        ("model.path=hollow", "a model folder must hold config.json"),
+        ("data.train=missing.jsonl", "missing.jsonl: there is no such file or folder"),
+        ("data.train=empty.jsonl", "empty.jsonl: the file is empty"),
+        ("data.train=broken.jsonl", "broken.jsonl, line 2: broken JSON"),
+        ("data.dev=null", "data.dev must be given"),
+        ("train.eval_every_steps=null", "search.scheduler asha must see a report"),
+        ("train.max_steps", "an override must be key.path=value, but got 'train.max_steps'"),
+    ],
+)
+def test_bad_input_is_one_message_and_status_2_and_nothing_is_started(
+    desk: Path, override: str, message: str
+) -> None:
+    before = listed(desk)
+    done = run(desk, "lora.yaml", override)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert listed(desk) == before
+
+
+def test_a_missing_sweep_file_is_told_with_the_nearest_name(desk: Path) -> None:
+    done = run(desk, "lore.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: there is no sweep file lore.yaml: did you mean lora.yaml?\n"
+
+
+def test_check_prints_the_arithmetic_and_creates_nothing(desk: Path) -> None:
+    before = listed(desk)
+    done = run(desk, "lora.yaml", "--check", "search.num_trials=3", "run.num_workers=2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert listed(desk) == before
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert lines["sweep"] == f"try, results in {desk / 'results' / 'try'}"
+    assert lines["data"] == "train 720 rows, dev 100 rows"
+    assert lines["trials"].startswith("3 by tpe and asha, for eval_loss")
+    few, many = re.match(r"([\d,]+) to ([\d,]+) parameters", lines["trainable"]).groups()  # type: ignore[union-attr]
+    assert 2 * int(few.replace(",", "")) == int(many.replace(",", ""))
+    assert lines["step"].startswith("16 rows = 8 a pass x 1 passes x 2 worker(s), at most 3,072 t")
+    assert lines["steps"] == "120 a trial"
+    assert lines["resources"].startswith("2 worker(s) a trial, each 1 CPU")
+
+
+def test_help_says_how_to_run_it(desk: Path) -> None:
+    done = run(desk, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "key.path=value" in done.stdout
+
+
+def test_there_are_no_options_beside_these(desk: Path) -> None:
+    # What a sweep does is written in its file: an option is for the command alone.
+    options = re.findall(r"^  (-.+?)(?:  .*)?$", run(desk, "--help").stdout, flags=re.MULTILINE)
+    assert options == ["-h, --help", "--check"]
+
+
+def test_an_option_that_does_not_exist_is_refused(desk: Path) -> None:
+    done = run(desk, "lora.yaml", "--num-trials", "3")
+    assert done.returncode == 2
+    assert "--num-trials" in done.stderr
