@@ -1,3 +1,3 @@
-"""Find the best fine-tuning method and settings for a GLM-family model, on one machine or a cluster."""
+"""Find the best fine-tuning method and settings for a GLM-family model, on one machine or many."""
 
 __version__ = "0.1.0"

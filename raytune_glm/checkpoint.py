@@ -1,12 +1,12 @@
 """A trial's checkpoints: what resuming needs, and the adapter of its best evaluation.
 
     checkpoint/
-      index.json                 which of the folders below count; replaced atomically, so what it names is whole
+      index.json                 which folders below count; replaced atomically when they are whole
       state/step-000040/         DeepSpeed's state and each rank's loop state, to go on from
       adapter/step-000030/       what the method trained, in PEFT's format, at the best evaluation
 
-A kill at any moment leaves an index that names finished folders; what it does not name is swept away at
-the next save. Read next: `raytune_glm.worker`.
+A kill at any moment leaves an index that names finished folders; what it does not name is swept
+away at the next save. Read next: `raytune_glm.worker`.
 """
 
 from __future__ import annotations

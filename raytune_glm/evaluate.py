@@ -1,4 +1,4 @@
-"""Evaluation on held-out rows, spread over a trial's workers: the loss, and metrics on generated answers."""
+"""Evaluation on held-out rows, spread over workers: the loss, and metrics of generated answers."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Evaluator:
         return Evaluation(values=values, answers=answers)
 
     def _loss(self, model: PreTrainedModel, device: torch.device, *, in_step: bool) -> float:
-        """Mean cross entropy over all label tokens of all rows: no row and no rank counts double."""
+        """Mean cross entropy over all label tokens of all rows, none counted twice."""
         total, label_tokens = 0.0, 0.0
         for indices, counts in self._own_batches("length", in_step=in_step):
             rows = [self.rows[i] for i in indices]
@@ -119,8 +119,8 @@ class Evaluator:
     def _own_batches(self, by: str, *, in_step: bool) -> list[tuple[list[int], bool]]:
         """This rank's rows in batches of like length, so that little of a batch is padding.
 
-        Where ranks must keep in step, one that has fewer batches than another gets further ones that
-        do not count.
+        Where ranks must keep in step, one that has fewer batches than another gets further ones
+        that do not count.
 
         Returns:
             Row numbers of a batch, and whether it counts.

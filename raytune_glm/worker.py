@@ -1,7 +1,8 @@
-"""One worker of one trial: load, train, evaluate, checkpoint, report. It knows neither Ray nor Tune.
+"""One worker of one trial: load, train, evaluate, checkpoint, report. Nothing of Ray is known here.
 
-`train` is the loop, from top to bottom. What it talks to (`report`, `clock`) comes as arguments, so that
-it runs in a notebook or a test as it does in a cluster. Read next: `engine.deepspeed`, `evaluate`.
+`train` is the loop, from top to bottom. What it talks to (`report`, `clock`) comes as arguments, so
+that it runs in a notebook or a test as it does in a cluster. Read next: `engine.deepspeed`,
+`evaluate`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class LoopState:
     loss_steps: int = 0
     """Steps since the last report."""
     last_report: dict[str, Any] | None = None
-    """The last report, made again after a resume: a kill may have come between saving and telling."""
+    """The last report, made again after a resume: a kill may come between saving and telling."""
 
     def count(self, stats: StepStats, *, tokens: int, seconds: float) -> None:
         """Count an optimizer step."""
@@ -89,9 +90,9 @@ def train(
 ) -> None:
     """Train one trial from its last checkpoint, or from the start, to its end.
 
-    Every worker of the trial calls it, inside the process group that they form; a trial of one worker
-    needs none. A loss that is not finite, and memory that does not suffice, end the trial with a
-    last report whose `ending` says so, rather than with an exception.
+    Every worker of the trial calls it, inside the process group that they form; a trial of one
+    worker needs none. A loss that is not finite, and memory that does not suffice, end the trial
+    with a last report whose `ending` says so, rather than with an exception.
 
     Args:
         run: The trial.
@@ -203,7 +204,7 @@ class _Trial:
         return state
 
     def step(self, step: int) -> tuple[int, StepStats]:
-        """Take optimizer step number `step`, from 0; give its tokens of all workers, and its figures."""
+        """Take optimizer step number `step`, from 0; give all workers' tokens, and the figures."""
         indices = self._order.batch_at(step)
         rows = self._rows.select(indices.tolist())
         stats = self._engine.train_step(

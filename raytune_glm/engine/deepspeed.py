@@ -1,8 +1,8 @@
 """The DeepSpeed engine of a trial: built from the run's settings in one place, and held to them.
 
-DeepSpeed averages gradients over ranks. The loss here is scaled so that what comes out is the mean over
-all label tokens of the step's rows, whichever rank and micro-batch they were in: the number of workers
-and the micro-batch size then change nothing but rounding. Read next: `raytune_glm.worker`.
+DeepSpeed averages gradients over ranks. The loss here is scaled so that what comes out is the mean
+over all label tokens of the step's rows, whichever rank and micro-batch they were in: the number of
+workers and the micro-batch size then change nothing but rounding. Read next: `raytune_glm.worker`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class DeepSpeedEngine:
 
     @property
     def needs_all_ranks(self) -> bool:
-        """True where a forward pass is a common effort: every rank must make as many as the others."""
+        """True where every rank must make as many forward passes as the others."""
         return self._gathers_weights and distributed.world_size() > 1
 
     def train_step(self, micro_batches: Iterable[Batch], *, num_label_tokens: int) -> StepStats:
@@ -188,8 +188,8 @@ class DeepSpeedEngine:
             else "train.learning_rate"
         )
         raise NonFiniteLossError(
-            f"the {what} became {value} at step {self._engine.global_steps + 1}; the likely cause is "
-            f"that {likely}={train.learning_rate:g} is too high: lower it, lengthen "
+            f"the {what} became {value} at step {self._engine.global_steps + 1}; the likely cause "
+            f"is that {likely}={train.learning_rate:g} is too high: lower it, lengthen "
             f"train.warmup_ratio={train.warmup_ratio:g}, or set train.max_grad_norm"
         )
 
@@ -207,7 +207,7 @@ class DeepSpeedEngine:
         self._engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
 
     def trained_weights(self) -> dict[str, torch.Tensor]:
-        """Copy what trains to the CPU, by parameter name; every rank calls it, rank 0 gets it all."""
+        """Copy what trains to the CPU, by parameter name; all ranks call it, rank 0 gets it all."""
         import deepspeed
 
         weights: dict[str, torch.Tensor] = {}
@@ -220,7 +220,7 @@ class DeepSpeedEngine:
         return weights
 
     def peak_memory_bytes(self) -> int:
-        """Largest memory of any rank so far: what the device's allocator held, or the process on a CPU."""
+        """Largest memory of any rank so far: of the device's allocator, or on a CPU the process."""
         if self.device.type == "cuda":
             own = torch.cuda.max_memory_allocated(self.device)
         else:

@@ -1,4 +1,4 @@
-"""What the ranks of a trial say to each other. Every function is a no-op on a trial of one process."""
+"""What the ranks of a trial say to each other. In a trial of one process, nothing happens."""
 
 from __future__ import annotations
 

@@ -50,8 +50,9 @@ def preference(values: Mapping[str, float], metric: Metric) -> tuple[float, floa
         metric: What is optimized.
 
     Returns:
-        The metric's value, turned so that more is better, then the loss: where a score over few rows
-        is the same for two evaluations, the model that is less surprised by the answers is better.
+        The metric's value, turned so that more is better, then the loss: where a score over few
+        rows is the same for two evaluations, the model that is less surprised by the answers is
+        better.
     """
     value = values[metric.name]
     return (value if metric.direction == "max" else -value, -values["eval_loss"])

@@ -1,1 +1,1 @@
-"""What a sweep leaves for people and programs: leaderboard, summary, the winner, and where it came from."""
+"""What a sweep leaves for people and programs: leaderboard, summary, winner, and their origin."""

@@ -1,4 +1,4 @@
-"""Where a sweep's results came from: package versions, the project's revision, the data's hashes."""
+"""Where a sweep's results came from: package versions, the project's revision, data hashes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """Revision of the source that runs, where it runs from a checkout, with a mark if it was changed."""
+    """Revision of the source that runs, with a mark if it was changed; None outside a checkout."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None

@@ -1,7 +1,7 @@
-"""The bridge between the ledger and Ray Tune: a `Searcher` that proposes and a `Callback` that listens.
+"""The bridge from the ledger to Ray Tune: a `Searcher` that proposes, a `Callback` that listens.
 
-Ray's own OptunaSearch takes a trial that a scheduler stopped for a complete one, and leaves the last report
-of it out; a callback sees every report and every end. Read next: `tuner`.
+Ray's own OptunaSearch takes a trial that a scheduler stopped for a complete one, and leaves the
+last report of it out; a callback sees every report and every end. Read next: `tuner`.
 """
 
 from __future__ import annotations

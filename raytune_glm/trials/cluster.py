@@ -15,8 +15,9 @@ from raytune_glm.errors import ResourceError
 log = logging.getLogger(__name__)
 
 TRIAL_RESOURCES: dict[str, float] = {"memory": 1}
-"""What Ray reserves for the process that starts a trial's workers and waits: more than nothing, which
-Ray Tune refuses, and nothing that a worker needs (one byte), or waiting trials would starve workers."""
+"""What Ray reserves for the process that starts a trial's workers and waits: more than nothing,
+which Ray Tune refuses, and nothing that a worker needs (one byte), or waiting trials would starve
+workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +119,8 @@ def max_concurrent_trials(
             " + ".join(f"{node.get(name, 0.0):g} {name}" for name in per_worker) for node in nodes
         )
         raise ResourceError(
-            f"run.num_workers must fit into the cluster, but num_workers={num_workers} of {need} each "
-            f"do not: its {len(nodes)} node(s) have {have}, room for {places}. Lower run.num_workers "
-            "or run.cpus_per_worker, or add nodes"
+            f"run.num_workers must fit into the cluster, but num_workers={num_workers} of {need} "
+            f"each do not: its {len(nodes)} node(s) have {have}, room for {places}. Lower "
+            "run.num_workers or run.cpus_per_worker, or add nodes"
         )
     return places // num_workers

@@ -1,9 +1,9 @@
-"""The ledger of a sweep: what was proposed, what was reported, how it ended; kept in the Optuna study.
+"""The ledger of a sweep, kept in the Optuna study: what was proposed, what reported, how it ended.
 
-The study on disk is the truth about the sweep: each report is an intermediate value, a trial that the
-scheduler stopped is PRUNED, one that failed or did not fit is FAIL. A trial that was running when the
-driver died is proposed again under its number and goes on from its checkpoint. This file knows
-Optuna and not Ray. Read next: `bridge`.
+The study on disk is the truth about the sweep: each report is an intermediate value, a trial that
+the scheduler stopped is PRUNED, one that failed or did not fit is FAIL. A trial that was running
+when the driver died is proposed again under its number and goes on from its checkpoint. This file
+knows Optuna and not Ray. Read next: `bridge`.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Ledger:
         self._to_resume = [t for t in unfinished if not self._record_if_told(t)]
 
     def _record_if_told(self, trial: FrozenTrial) -> bool:
-        """Write the line of a trial that the study knows as finished, if a kill came between the two."""
+        """Write the line of a trial that the study has as finished, if a kill came in between."""
         if not trial.state.is_finished():
             return False
         live = self._live(trial)
@@ -113,7 +113,7 @@ class Ledger:
 
     @property
     def num_left(self) -> int:
-        """Trials that the sweep has still to propose, unfinished ones of before a resume included."""
+        """Trials that the sweep has still to propose, those left unfinished before a resume too."""
         return max(0, self._settings.num_trials - len(self.rows) - len(self.live))
 
     def propose(self) -> LiveTrial:
@@ -140,7 +140,7 @@ class Ledger:
         return live
 
     def report(self, number: int, report: Mapping[str, Any]) -> None:
-        """Take one evaluation of a trial; one that a resumed trial made before is not taken twice."""
+        """Take one evaluation of a trial; what a resumed trial reports again is not taken twice."""
         live = self.live[number]
         if live.reports and report[STEP] <= live.reports[-1][STEP]:
             return

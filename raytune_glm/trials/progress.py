@@ -30,7 +30,7 @@ COLOURS = {
 
 
 class Progress:
-    """The terminal of a running sweep. Where there is no terminal, only the event lines are printed."""
+    """The terminal of a running sweep; where there is none, only the event lines are printed."""
 
     def __init__(
         self, console: Console, search: SearchSettings, *, mode: str, rows: Iterable[TrialRow]

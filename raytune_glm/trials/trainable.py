@@ -1,4 +1,4 @@
-"""A solo trial: a Tune trial that runs a Ray Train `TorchTrainer`, whose workers run `worker.train`.
+"""A solo trial: a Tune trial runs a Ray Train `TorchTrainer`, whose workers run `worker.train`.
 
 This is the one file that knows how reports travel from a Ray Train worker to Ray Tune. Read next:
 `raytune_glm.worker`.
@@ -69,7 +69,7 @@ def work(config: dict[str, Any]) -> None:
         folder=folder,
         data_cache=Path(config["data_cache"]),
         metric=config["metric"],
-        # Whole, for the ledger, beside the fields that Tune's schedulers look at: Tune adds its own.
+        # Whole, for the ledger, beside the fields for Tune's schedulers: Tune adds its own.
         report=lambda report: ray.train.report({**report, "report": report}),
     )
 

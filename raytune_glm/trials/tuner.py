@@ -1,4 +1,4 @@
-"""Running a sweep on Ray Tune. This is the one file that knows `Tuner`. Read next: `bridge`, `trainable`."""
+"""Running a sweep on Ray Tune: the one file with a `Tuner`. Read next: `bridge`, `trainable`."""
 
 from __future__ import annotations
 
