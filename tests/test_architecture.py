@@ -22,7 +22,7 @@ PACKAGE = "raytune_glm"
 LAYERS = (
     ("sweep",),
     ("trials", "report"),
-    ("worker",),
+    ("worker", "score"),
     ("engine", "evaluate", "checkpoint"),
     ("config",),
     ("data", "methods"),
