@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m raytune_glm.sweep",
-        description="Search the settings of a fine-tuning method, or the method itself, with Ray Tune.",
+        description="Search a fine-tuning method's settings, or the method itself, with Ray Tune.",
         epilog="Run the same command again to go on with a sweep that was interrupted.",
     )
     parser.add_argument("sweep", type=Path, help="the sweep file, YAML")
@@ -112,8 +112,11 @@ def _run_trials(
     import ray
 
     from raytune_glm.log import printing_to
+    from raytune_glm.metrics import METRICS
+    from raytune_glm.report.ranking import winner
     from raytune_glm.trials import cluster
     from raytune_glm.trials.progress import Progress
+    from raytune_glm.trials.receipt import take_receipt
     from raytune_glm.trials.tuner import run_trials
 
     try:
@@ -126,12 +129,17 @@ def _run_trials(
             run_trials(
                 sweep, results, ledger, progress, max_steps=plan.max_steps, placement=placement
             )
+        best = winner(ledger.rows.values(), METRICS[sweep.search.metric])
+        if sweep.data.test is not None and not ledger.num_left and best is not None:
+            console.print(f"trial {best.number:<4} [blue]scoring[/blue]    on test")
+            with printing_to(results.root / "ray.log"):
+                take_receipt(sweep, results, best, placement)
     finally:
         ray.shutdown()
 
 
 def _encode(sweep: SweepConfig, results: ResultsFolder) -> None:
-    """Encode the data once for all trials, here, where what is wrong with it is still the user's to see."""
+    """Encode the data once for all trials, here, where the user sees what is wrong with it."""
     from raytune_glm.data.store import encode_splits
     from raytune_glm.models import inspect_folder, load_tokenizer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -38,4 +39,12 @@ class Method(BaseModel, ABC):
 
         Returns:
             The model to train; `model` itself is changed by it.
+        """
+
+    @abstractmethod
+    def load(self, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+        """Put what was trained, as a trial's `best/` holds it, on a fresh base `model`.
+
+        Returns:
+            The model to evaluate; `model` itself is changed by it.
         """

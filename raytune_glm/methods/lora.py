@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
@@ -118,6 +119,12 @@ class LoRA(Method):
             use_rslora=self.rank_stabilized,
         )
         return get_peft_model(model, config)  # type: ignore[return-value]  # it stands in for one
+
+    def load(self, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+        """Put a saved adapter on `model`, as plain PEFT does."""
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(model, str(folder))  # type: ignore[return-value]
 
 
 def _is_named(module: str, target: str) -> bool:

@@ -11,6 +11,7 @@ from raytune_glm.metrics import METRICS
 from raytune_glm.report.leaderboard import leaderboard, to_markdown, to_table
 from raytune_glm.report.ranking import winner
 from raytune_glm.report.winner import write_winner
+from raytune_glm.trials.receipt import read_receipt
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def write_outcome(
     head, lines = leaderboard(rows, metric)
     files.write_text(results.root / "leaderboard.md", to_markdown(head, lines))
     best = winner(rows, metric)
-    files.write_json(results.root / "summary.json", _summary(sweep, rows, best, seconds=seconds))
+    files.write_json(results.root / "summary.json", _summary(sweep, results, rows, best, seconds=seconds))
     if rows:
         console.print()
         console.print(to_table(head, lines, width=console.width))
@@ -50,9 +51,11 @@ def write_outcome(
         console.print(f"logs        {results.root}/trials/*/worker.log", highlight=False)
         return False
     folder = write_winner(results, sweep, best)
-    score = best.metrics["best"][metric.name]
+    receipt = read_receipt(results, best) or {}
+    scores = {**receipt, "dev": best.metrics["best"]}
+    told = ", ".join(f"{metric.name}={s[metric.name]:.4f} on {split}" for split, s in scores.items())
     for name, text in {
-        "winner": f"trial {best.number}, {metric.name}={score:.4f} on dev",
+        "winner": f"trial {best.number}, {told}",
         "adapter": f"{folder}  (PEFT's format)",
         "again": f"python -m raytune_glm.sweep {results.root / 'best.yaml'}",
         "results": f"{results.root}  (leaderboard.md, summary.json, trials.jsonl, study.db)",
@@ -63,6 +66,7 @@ def write_outcome(
 
 def _summary(
     sweep: SweepConfig,
+    results: ResultsFolder,
     rows: list[TrialRow],
     best: TrialRow | None,
     *,
@@ -76,5 +80,6 @@ def _summary(
         "num_trials": sweep.search.num_trials,
         "states": {state.value: states[state] for state in State},
         "best": best.model_dump(mode="json") if best else None,
+        "best_reloaded": read_receipt(results, best) if best else None,
         "seconds": seconds,
     }

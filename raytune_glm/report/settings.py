@@ -1,8 +1,7 @@
-"""`sweep.yaml`: the resolved configuration of a results folder, and what may change when it is resumed."""
+"""`sweep.yaml`: the resolved configuration of a results folder, and what a resume may change."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,6 +9,7 @@ import yaml
 from raytune_glm import files
 from raytune_glm.config import SweepConfig
 from raytune_glm.errors import ConfigError
+from raytune_glm.trials.records import ResultsFolder
 
 FREE = {
     "run.max_failures",
@@ -18,17 +18,22 @@ FREE = {
     "search.num_trials",
     "search.time_budget_s",
 }
-"""Settings that may differ from one run of a sweep to the next: no trial's result depends on them."""
+"""Settings that may differ from one run of a sweep to the next: no result depends on them."""
 
 
-def write_settings(path: Path, sweep: SweepConfig) -> None:
+def write_settings(results: ResultsFolder, sweep: SweepConfig) -> None:
     """Write the resolved configuration, or make sure that it is the one that is there.
+
+    A folder in which no trial has begun holds nothing to mix with, and is taken over.
 
     Raises:
         ConfigError: The folder holds another sweep.
     """
     tree = sweep.model_dump(mode="json")
-    if path.exists():
+    path = results.root / "sweep.yaml"
+    if not results.has_trials():
+        results.study.unlink(missing_ok=True)
+    elif path.exists():
         before = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
         now = _flat(tree)
         changed = [
@@ -38,7 +43,8 @@ def write_settings(path: Path, sweep: SweepConfig) -> None:
         ]
         if changed:
             raise ConfigError(
-                f"{path.parent} holds a sweep with other settings, which this one would mix with:\n"
+                f"{results.root} holds a sweep with other settings, which this one would mix "
+                "with:\n"
                 + "\n".join(changed)
                 + "\nchoose another run.name, or remove the folder"
             )

@@ -1,8 +1,10 @@
 """The results folder of a sweep: where each file is, and what a finished trial's line holds.
 
     <storage>/<name>/
-      sweep.yaml  versions.json  study.db  trials.jsonl  summary.json  leaderboard.md  best.yaml  best/
-      trials/<id>/   config.yaml  metrics.jsonl  train.jsonl  predictions.jsonl  worker.log  checkpoint/
+      sweep.yaml  versions.json  study.db  trials.jsonl
+      summary.json  leaderboard.md  best.yaml  best/
+      trials/<id>/   config.yaml  metrics.jsonl  train.jsonl  predictions.jsonl  worker.log
+                     checkpoint/
       sweep.log  ray/                what the driver and Ray Tune had to say
 
 Read next: `bridge`, which makes the trials, and `raytune_glm.report`, which reads the lines.
@@ -85,7 +87,7 @@ class ResultsFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConfigError(
-                    f"a results folder must have one sweep at a time, but another one is running in "
+                    "a results folder must have one sweep at a time, but another one is running in "
                     f"{self.root}: wait for it, or choose another run.name"
                 ) from None
             yield
@@ -109,8 +111,12 @@ class ResultsFolder:
         """Folder of one trial."""
         return self.root / "trials" / trial_id
 
+    def has_trials(self) -> bool:
+        """Whether any trial has begun here, at this run of the sweep or an earlier one."""
+        return (self.root / "trials").exists()
+
     def rows(self) -> list[TrialRow]:
-        """The finished trials, in the order in which they ended; of a trial told twice, the last."""
+        """The finished trials in the order of their ends; of a trial told twice, the last line."""
         if not self.trials.exists():
             return []
         lines = self.trials.read_text(encoding="utf-8").splitlines()

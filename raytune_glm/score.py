@@ -1,0 +1,62 @@
+"""Scoring a saved adapter as anybody would meet it: the base loaded afresh, the adapter put on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from raytune_glm.config import RunConfig
+from raytune_glm.data import Split
+
+
+def score_adapter(
+    run: RunConfig,
+    adapter: Path,
+    *,
+    data_cache: Path,
+    metrics: Sequence[str],
+    splits: Sequence[Split],
+) -> dict[str, dict[str, float]]:
+    """Score an adapter on held-out rows, in this process, on its device.
+
+    Args:
+        run: The trial that made it.
+        adapter: Its folder.
+        data_cache: Where encoded data is kept.
+        metrics: What to measure; `eval_loss` always is.
+        splits: On which rows; those that the data does not have are left out.
+
+    Returns:
+        Split -> metric -> value.
+    """
+    from raytune_glm.data import encode_splits
+    from raytune_glm.engine.deepspeed import choose_accelerator
+    from raytune_glm.evaluate import Evaluator
+    from raytune_glm.models import inspect_folder, load_model, load_tokenizer
+
+    device = choose_accelerator()
+    family = inspect_folder(run.model.path, run.model.family).family
+    tokenizer = load_tokenizer(run.model.path, family=run.model.family)
+    data = encode_splits(run.data, family=family, tokenizer=tokenizer, cache_dir=data_cache)
+    base = load_model(
+        run.model.path,
+        precision=run.model.precision,
+        quantization=run.model.quantization,
+        device=str(device),
+    )
+    model = run.method.load(base, adapter)
+    rows = {"train": data.train, "dev": data.dev, "test": data.test}
+    scores: dict[str, dict[str, float]] = {}
+    for split in splits:
+        held_out = rows[split]
+        if held_out is not None:
+            evaluator = Evaluator(
+                rows=held_out,
+                metrics=metrics,
+                family=family,
+                tokenizer=tokenizer,
+                batch_size=run.train.eval_batch_size,
+                max_new_tokens=run.train.max_new_tokens,
+            )
+            scores[split] = evaluator.evaluate(model, device).values
+    return scores
