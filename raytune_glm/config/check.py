@@ -18,7 +18,7 @@ from raytune_glm.config.faults import known_keys
 from raytune_glm.config.load import run_of, trial_run
 from raytune_glm.config.plan import total_steps
 from raytune_glm.config.tree import RunConfig, SweepConfig
-from raytune_glm.data import Split, check_files
+from raytune_glm.data import DataConfig, Split, check_files
 from raytune_glm.errors import ConfigError, UserError
 from raytune_glm.models import Checkpoint, inspect_folder
 from raytune_glm.models.family import ModelShape
@@ -26,6 +26,13 @@ from raytune_glm.models.family import ModelShape
 T = TypeVar("T")
 
 MAX_FAULTS_SHOWN = 10
+
+_NO_TRIALS_OWN = frozenset(
+    {"model.path", "model.family"}
+    | {f"data.{name}" for name in ("dev", "dev_rows", "split_seed", "max_dev_rows")}
+    | {f"data.{name}" for name in ("test", "max_test_rows")}
+)
+"""One for all trials of a sweep, beside the section `run`: the base, and the rows that compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +77,23 @@ def check_sweep(sweep: SweepConfig) -> Plan:
     if model is None or rows is None or faults:
         _refuse(faults)
     runs = _corner_runs(sweep)
+    num_rows = _RowCounts(sweep.data, rows)
     for check in (
         lambda run: run.method.check(model.shape, model.family),
         lambda run: _check_length(run, model.shape),
-        lambda run: _check_reports(run, sweep, rows),
+        lambda run: _check_reports(run, sweep, num_rows(run)),
     ):
         for run in runs:
             _attempt(faults, partial(check, run))
     if faults:
         _refuse(faults)
-    return _plan(runs, model, rows)
+    return Plan(
+        model=model,
+        rows=rows,
+        trainable=_span(run.method.trainable_parameters(model.shape, model.family) for run in runs),
+        steps=_span(total_steps(run.train, num_rows=num_rows(run) or 0) for run in runs),
+        tokens_per_step=_span(run.train.batch_size * run.data.max_length for run in runs),
+    )
 
 
 def _attempt(faults: list[UserError], check: Callable[[], T]) -> T | None:
@@ -127,13 +141,13 @@ def _no_such(setting: str, known: list[str]) -> str:
 
 
 def _searchable_paths() -> list[str]:
-    """Settings that a trial may have of its own: not where a sweep runs, and not its base model."""
+    """Settings that a trial may have of its own."""
     return [
         path
         for section in RunConfig.model_fields
         if section != "run"
         for path in (section, *(f"{section}.{name}" for name in known_keys(RunConfig, [section])))
-        if path not in ("model.path", "model.family")
+        if path not in _NO_TRIALS_OWN
     ]
 
 
@@ -177,19 +191,40 @@ def _check_length(run: RunConfig, shape: ModelShape) -> None:
         )
 
 
-def _check_reports(run: RunConfig, sweep: SweepConfig, rows: Mapping[Split, int]) -> None:
+class _RowCounts:
+    """Training rows of a run, or None where nobody has counted them yet: those of the hub.
+
+    A space may search them, and files are read once for all corners that have the same.
+    """
+
+    def __init__(self, data: DataConfig, rows: Mapping[Split, int]) -> None:
+        self._found = {self._key(data): rows.get("train")}
+
+    def __call__(self, run: RunConfig) -> int | None:
+        key = self._key(run.data)
+        if key not in self._found:
+            self._found[key] = check_files(run.data).get("train")
+        return self._found[key]
+
+    @staticmethod
+    def _key(data: DataConfig) -> tuple[tuple[str, ...], int | None]:
+        """What a trial may have of its own and the count depends on."""
+        return data.train, data.max_train_rows
+
+
+def _check_reports(run: RunConfig, sweep: SweepConfig, num_rows: int | None) -> None:
     """A scheduler that sees a trial's first report at its end has no effect."""
     grace = sweep.search.scheduler.needs_reports_before()
     every = run.train.eval_every_steps
     if grace is None:
         return
-    if "train" not in rows and run.train.max_steps is None:
+    if num_rows is None and run.train.max_steps is None:
         raise ConfigError(
             f"train.max_steps must be given for search.scheduler {sweep.search.scheduler.name} "
             "where rows come from the hub, since nobody has counted them yet, but got "
             f"epochs={run.train.epochs}"
         )
-    last = total_steps(run.train, num_rows=rows.get("train", 0))
+    last = total_steps(run.train, num_rows=num_rows or 0)
     if every is None or math.ceil(grace / every) * every >= last:
         raise ConfigError(
             f"search.scheduler {sweep.search.scheduler.name} must see a report before a trial's "
@@ -199,15 +234,6 @@ def _check_reports(run: RunConfig, sweep: SweepConfig, rows: Mapping[Split, int]
         )
 
 
-def _plan(runs: list[RunConfig], model: Checkpoint, rows: Mapping[Split, int]) -> Plan:
-    def span(values: Iterable[int]) -> tuple[int, int]:
-        found = sorted(values)
-        return found[0], found[-1]
-
-    return Plan(
-        model=model,
-        rows=rows,
-        trainable=span(run.method.trainable_parameters(model.shape, model.family) for run in runs),
-        steps=span(total_steps(run.train, num_rows=rows.get("train", 0)) for run in runs),
-        tokens_per_step=span(run.train.batch_size * run.data.max_length for run in runs),
-    )
+def _span(values: Iterable[int]) -> tuple[int, int]:
+    found = sorted(values)
+    return found[0], found[-1]

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -15,6 +15,8 @@ from raytune_glm.config.tree import RunConfig, SweepConfig
 from raytune_glm.data import SPLITS
 from raytune_glm.errors import ConfigError
 from raytune_glm.space import Overrides
+
+Run = TypeVar("Run", bound=RunConfig)
 
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -135,21 +137,28 @@ def trial_run(base: RunConfig, overrides: Overrides) -> RunConfig:
     tree = base.model_dump(mode="json")
     for path, value in overrides.items():
         set_path(tree, path, value)
-    return validate(RunConfig, tree, source="the trial")
+    return _with_absolute_paths(validate(RunConfig, tree, source="the trial"))
 
 
-def _with_absolute_paths(sweep: SweepConfig) -> SweepConfig:
+def _with_absolute_paths(config: Run) -> Run:
     """Workers run in folders of their own: make what the user wrote relative to his hold there."""
-    tree = sweep.model_dump(mode="json")
-    model = Path(sweep.model.path).expanduser()
-    if model.exists():
-        tree["model"]["path"] = str(model.resolve())
-    tree["run"]["storage"] = str(sweep.run.storage.expanduser().resolve())
-    for split in SPLITS:
-        if (places := tree["data"][split]) is not None:
-            tree["data"][split] = [_absolute_if_there(Path(p).expanduser(), p) for p in places]
-    return SweepConfig.model_validate(tree)
+    places: dict[str, tuple[str, ...]] = {
+        split: tuple(_absolute_if_there(place) for place in written)
+        for split in SPLITS
+        if (written := getattr(config.data, split)) is not None
+    }
+    path = _absolute_if_there(config.model.path)
+    storage = config.run.storage.expanduser().resolve()
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"path": path}),
+            "data": config.data.model_copy(update=places),
+            "run": config.run.model_copy(update={"storage": storage}),
+        }
+    )
 
 
-def _absolute_if_there(path: Path, written: str) -> str:
+def _absolute_if_there(written: str) -> str:
+    """Leave hub names, and what does not exist, as they were written: messages quote them."""
+    path = Path(written).expanduser()
     return str(path.resolve()) if path.exists() else written

@@ -86,6 +86,21 @@ def test_the_space_may_search_a_whole_method_with_settings_of_its_own(file: Path
     assert plan.trainable[0] < plan.trainable[1]
 
 
+def test_rows_that_are_searched_count_for_the_steps(file: Path) -> None:
+    plan = check(
+        file,
+        "train.max_steps=null",
+        "train.epochs=1",
+        "search.space.data.max_train_rows={choice: [64, 640]}",
+    )
+    assert plan.steps == (4, 40)
+
+
+def test_rows_that_are_searched_must_be_there(file: Path) -> None:
+    message = refusal(file, "search.space.data.train={choice: [missing.jsonl]}", kind=DataError)
+    assert "missing.jsonl: there is no such file or folder" in message
+
+
 # The search space.
 
 
@@ -97,6 +112,8 @@ def test_the_space_may_search_a_whole_method_with_settings_of_its_own(file: Path
         ("qqqqqqqq", "search.space.qqqqqqqq: there is no such setting .* of its own$"),
         ("run.num_workers", "search.space.run.num_workers: there is no such setting"),
         ("model.path", "search.space.model.path: there is no such setting"),
+        ("data.dev_rows", "search.space.data.dev_rows: there is no such setting"),
+        ("data.test", "search.space.data.test: there is no such setting"),
         ("search.num_trials", "search.space.search.num_trials: there is no such setting"),
     ],
 )
