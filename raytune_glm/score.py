@@ -1,4 +1,4 @@
-"""Scoring a saved adapter as anybody would meet it: the base loaded afresh, the adapter put on it."""
+"""Scoring a saved adapter as anybody would meet it: on a base that is loaded afresh."""
 
 from __future__ import annotations
 

@@ -41,7 +41,9 @@ def write_outcome(
     head, lines = leaderboard(rows, metric)
     files.write_text(results.root / "leaderboard.md", to_markdown(head, lines))
     best = winner(rows, metric)
-    files.write_json(results.root / "summary.json", _summary(sweep, results, rows, best, seconds=seconds))
+    files.write_json(
+        results.root / "summary.json", _summary(sweep, results, rows, best, seconds=seconds)
+    )
     if rows:
         console.print()
         console.print(to_table(head, lines, width=console.width))
@@ -53,7 +55,9 @@ def write_outcome(
     folder = write_winner(results, sweep, best)
     receipt = read_receipt(results, best) or {}
     scores = {**receipt, "dev": best.metrics["best"]}
-    told = ", ".join(f"{metric.name}={s[metric.name]:.4f} on {split}" for split, s in scores.items())
+    told = ", ".join(
+        f"{metric.name}={s[metric.name]:.4f} on {split}" for split, s in scores.items()
+    )
     for name, text in {
         "winner": f"trial {best.number}, {told}",
         "adapter": f"{folder}  (PEFT's format)",

@@ -44,9 +44,7 @@ def write_settings(results: ResultsFolder, sweep: SweepConfig) -> None:
         if changed:
             raise ConfigError(
                 f"{results.root} holds a sweep with other settings, which this one would mix "
-                "with:\n"
-                + "\n".join(changed)
-                + "\nchoose another run.name, or remove the folder"
+                "with:\n" + "\n".join(changed) + "\nchoose another run.name, or remove the folder"
             )
     text = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)
     files.write_text(path, text)

@@ -1,7 +1,7 @@
-"""The winner's receipt: its saved adapter, loaded afresh on a worker, scored on dev again and once on test.
+"""The winner's receipt: its saved adapter, loaded afresh, scored on dev again and once on test.
 
-Trials are compared on dev, so the best one's score there flatters it; test rows tell what it is worth.
-Dev again tells whether the file on disk is what the leaderboard speaks of.
+Trials are compared on dev, so the best one's score there flatters it; test rows tell what it is
+worth. Dev again tells whether the file on disk is what the leaderboard speaks of.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def take_receipt(
     adapter = best_adapter(results.trial(row.id) / "checkpoint")
     assert adapter is not None, "a trial with a best evaluation has its adapter"
     per_worker = placement.per_worker
-    task = ray.remote(
-        num_cpus=per_worker["CPU"], num_gpus=per_worker.get("GPU", 0), max_retries=0
-    )(_score)
+    task = ray.remote(num_cpus=per_worker["CPU"], num_gpus=per_worker.get("GPU", 0), max_retries=0)(
+        _score
+    )
     try:
         scores = ray.get(
             task.remote(

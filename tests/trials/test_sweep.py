@@ -132,7 +132,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Command, Any]:
             "method.alpha": {"choice": [32.0, 1e38]},
         },
     }
-    command = Command(tmp_path_factory.mktemp("sweep"), {"search": {"metric": "eval_loss", **search}})
+    command = Command(
+        tmp_path_factory.mktemp("sweep"), {"search": {"metric": "eval_loss", **search}}
+    )
     return command, command.run()
 
 
@@ -212,7 +214,9 @@ def test_the_winner_gives_the_leaderboards_loss_in_plain_transformers_and_peft(
         labels = torch.tensor(row["labels"][1:])
         total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
         count += int((labels != -100).sum())
-    assert total / count == pytest.approx(command.rows()[0]["metrics"]["best"]["eval_loss"], abs=1e-3)
+    assert total / count == pytest.approx(
+        command.rows()[0]["metrics"]["best"]["eval_loss"], abs=1e-3
+    )
 
 
 def test_best_yaml_runs_again_and_ends_with_the_same_adapter(

@@ -1,4 +1,4 @@
-"""The worker loop against plain PyTorch, against itself on more workers, and against being killed."""
+"""The worker loop against plain PyTorch, against itself on more workers, and against a kill."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _losses(folder: Path) -> list[float]:
 
 
 def _plain_losses(run: dict[str, Any], scratch: Path) -> list[float]:
-    """The losses of the same run in a dozen lines of PyTorch and PEFT, a step's rows in one pass."""
+    """The losses of the same run in a dozen lines of PyTorch and PEFT, one pass a step."""
     from peft import LoraConfig, get_peft_model
 
     train = run["train"]

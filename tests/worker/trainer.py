@@ -1,8 +1,9 @@
 """Runs trials outside Ray, in one process or several: `python trainer.py SPEC RANK`.
 
-SPEC is a JSON file: `world_size`, `port`, `metric`, and `trials`, each with `run` (a run's configuration)
-and `folder`. Rank 0 appends each report to `reports.jsonl` in the trial's folder. With `kill_at_report`,
-the process kills itself with signal 9 right before that report of the first trial is told.
+SPEC is a JSON file: `world_size`, `port`, `metric`, and `trials`, each with `run` (a run's
+configuration) and `folder`. Rank 0 appends each report to `reports.jsonl` in the trial's folder.
+With `kill_at_report`, the process kills itself with signal 9 right before that report of the first
+trial is told.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def run_trials(spec: dict[str, Any], rank: int) -> None:
 
 
 def run_in_processes(spec: dict[str, Any], scratch: Path) -> list[int]:
-    """Run the specification in `world_size` processes; give their exit statuses, -9 for a killed one."""
+    """Run the specification in `world_size` processes; give their exit statuses, -9 for a kill."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
