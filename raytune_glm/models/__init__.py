@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from raytune_glm.errors import ModelError
 from raytune_glm.models import folder as folders
+from raytune_glm.models.chatglm1 import ChatGLM1
 from raytune_glm.models.chatglm2 import ChatGLM2
 from raytune_glm.models.chatglm3 import ChatGLM3
 from raytune_glm.models.family import Encoded, Family, LinearShape, Message, ModelShape
@@ -45,7 +46,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Quantization = Literal["int8", "nf4"]
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (ChatGLM3(), ChatGLM2(), Llama(), Generic())
+    family.name: family for family in (ChatGLM3(), ChatGLM2(), ChatGLM1(), Llama(), Generic())
 }
 """Every family by name. The first one that matches a checkpoint is taken, so `generic` is last."""
 

@@ -8,13 +8,12 @@ them. Read next: `chatglm.tokenization`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raytune_glm.errors import DataError
 from raytune_glm.models.chatglm import layout
 from raytune_glm.models.family import IGNORED_LABEL, Encoded, Family, Message, ModelShape
+from raytune_glm.models.rounds import Round, fitting_source, unlabelled
 from raytune_glm.models.turns import check_conversation, text_ids, token_id
 
 if TYPE_CHECKING:
@@ -24,12 +23,6 @@ _NUM_TEMPLATE_END_TOKENS = 4
 """Tokens of "\\n\\n答：" at a source's end, which a cut leaves in place."""
 _RESERVED_TOKENS = 3
 """Tokens of a row besides source and answer: `[gMASK]`, `sop` and `</s>`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Round:
-    question: str
-    answer: str
 
 
 class ChatGLM2(Family):
@@ -108,41 +101,18 @@ class ChatGLM2(Family):
 def _source(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], max_source_length: int
 ) -> tuple[list[int], list[int], bool]:
-    """Encode the turns before an answer; an over-long source loses old rounds, then its end."""
-    rounds = _rounds(messages)
-    ids, labels = _encode_rounds(tokenizer, rounds)
-    cut = len(ids) > max_source_length
-    while len(ids) > max_source_length and len(rounds) > 1:
-        rounds = rounds[1:]
-        ids, labels = _encode_rounds(tokenizer, rounds)
-    if len(ids) > max_source_length:
-        end = _NUM_TEMPLATE_END_TOKENS
-        ids = ids[: max_source_length - end] + ids[-end:]
-        labels = labels[: max_source_length - end] + labels[-end:]
+    ids, labels, cut = fitting_source(
+        messages,
+        max_source_length,
+        _NUM_TEMPLATE_END_TOKENS,
+        lambda rounds: _encode_rounds(tokenizer, rounds),
+    )
     start = [token_id(tokenizer, name) for name in ("[gMASK]", "sop")]
-    return start + ids, [IGNORED_LABEL] * len(start) + labels, cut
-
-
-def _rounds(messages: Sequence[Message]) -> list[_Round]:
-    """Pair questions with answers; a system turn, which the format lacks, opens the first."""
-    opening = f"{messages[0].content}\n" if messages and messages[0].role == "system" else ""
-    turns = list(messages[1:] if opening else messages)
-    expected = ["user" if place % 2 == 0 else "assistant" for place in range(len(turns))]
-    if [turn.role for turn in turns] != expected:
-        raise DataError(
-            "ChatGLM2's chat format has questions and answers in turn, after one system turn at "
-            f"most, but got the roles {', '.join(message.role for message in messages)}."
-        )
-    texts = [turn.content for turn in turns] + [""]
-    texts[0] = opening + texts[0]
-    return [
-        _Round(question=question, answer=answer)
-        for question, answer in zip(texts[::2], texts[1::2], strict=True)
-    ]
+    return start + ids, unlabelled(start) + labels, cut
 
 
 def _encode_rounds(
-    tokenizer: PreTrainedTokenizerBase, rounds: Sequence[_Round]
+    tokenizer: PreTrainedTokenizerBase, rounds: Sequence[Round]
 ) -> tuple[list[int], list[int]]:
     """Encode the rounds as one text, as the published `chat` does; label the earlier answers."""
     text = ""

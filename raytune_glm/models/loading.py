@@ -85,12 +85,29 @@ def register_auto_classes() -> None:
     from raytune_glm.models.chatglm.configuration import ChatGLMConfig
     from raytune_glm.models.chatglm.modeling import ChatGLMForConditionalGeneration, ChatGLMModel
     from raytune_glm.models.chatglm.tokenization import ChatGLMTokenizer
+    from raytune_glm.models.chatglm_v1.configuration import ChatGLMV1Config
+    from raytune_glm.models.chatglm_v1.modeling import (
+        ChatGLMV1ForConditionalGeneration,
+        ChatGLMV1Model,
+    )
+    from raytune_glm.models.chatglm_v1.tokenization import ChatGLMV1Tokenizer
 
     with _register_lock:
+        # All generations have one `model_type` and one tokenizer name: configuration and tokenizer
+        # of the later ones see by the checkpoint when the first is meant, and hand over to it.
         AutoConfig.register(ChatGLMConfig.model_type, ChatGLMConfig, exist_ok=True)
-        AutoModel.register(ChatGLMConfig, ChatGLMModel, exist_ok=True)
-        AutoModelForCausalLM.register(ChatGLMConfig, ChatGLMForConditionalGeneration, exist_ok=True)
-        AutoTokenizer.register(ChatGLMConfig, tokenizer_class=ChatGLMTokenizer, exist_ok=True)
+        for config_class, model, generator, tokenizer in (
+            (ChatGLMConfig, ChatGLMModel, ChatGLMForConditionalGeneration, ChatGLMTokenizer),
+            (
+                ChatGLMV1Config,
+                ChatGLMV1Model,
+                ChatGLMV1ForConditionalGeneration,
+                ChatGLMV1Tokenizer,
+            ),
+        ):
+            AutoModel.register(config_class, model, exist_ok=True)
+            AutoModelForCausalLM.register(config_class, generator, exist_ok=True)
+            AutoTokenizer.register(config_class, tokenizer_class=tokenizer, exist_ok=True)
 
 
 def _check_quantizable(shape: ModelShape, quantization: Quantization, device: str) -> None:

@@ -10,54 +10,53 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raytune_glm.models import load_model
+from raytune_glm.models import load_model, register
 
-FOLDER = Path(__file__).parent / "vectors" / "chatglm2"
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return load_model(FOLDER)
+VECTORS = Path(__file__).parent / "vectors"
+TRAINING_CASES = [("chatglm2", "batch_left_pad_labels"), ("chatglm", "layers28")]
 
 
-@pytest.fixture(scope="module")
-def tensors() -> dict[str, torch.Tensor]:
-    return load_file(FOLDER / "cases.safetensors")
-
-
-@pytest.fixture(scope="module")
-def numbers() -> dict[str, Any]:
-    return json.loads((FOLDER / "numbers.json").read_text())
-
-
-def inputs(tensors: dict[str, torch.Tensor], case: str) -> dict[str, torch.Tensor]:
+def given(family: str, case: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Any]:
+    """A case's inputs, its tensors, its numbers."""
+    tensors = load_file(VECTORS / family / "cases.safetensors")
+    own = {name.partition("/")[2]: value for name, value in tensors.items() if case in name}
     names = ("input_ids", "attention_mask", "position_ids", "labels")
-    return {name: tensors[f"{case}/{name}"] for name in names if f"{case}/{name}" in tensors}
+    numbers = json.loads((VECTORS / family / "numbers.json").read_text())[case]
+    return {name: own[name] for name in names if name in own}, own, numbers
 
 
-@pytest.mark.parametrize("case", ["batch_left_pad_labels", "batch_train_collator"])
-def test_hidden_states_are_the_originals(case: str, model: Any, tensors: Any) -> None:
-    given = inputs(tensors, case)
-    del given["labels"]
-    with torch.no_grad():
-        ours = model.transformer(**given).last_hidden_state
-    valid = tensors[f"{case}/valid"].bool()
-    assert (ours - tensors[f"{case}/final_hidden"])[valid].abs().max() < 3e-5
-
-
-def test_loss_and_gradients_are_the_originals(model: Any, tensors: Any, numbers: Any) -> None:
-    loss = model(**inputs(tensors, "batch_left_pad_labels")).loss
-    loss.backward()
-    assert float(loss.detach()) == pytest.approx(numbers["loss"], abs=1e-5)
+@pytest.mark.parametrize(("family", "case"), TRAINING_CASES)
+def test_hidden_states_loss_and_gradients_are_the_originals(family: str, case: str) -> None:
+    inputs, tensors, numbers = given(family, case)
+    model: Any = load_model(VECTORS / family)
+    output = model(**inputs, output_hidden_states=True)
+    valid = tensors.get("valid", torch.ones_like(inputs["input_ids"])).bool()
+    difference = (output.hidden_states[-1] - tensors["final_hidden"])[valid].detach()
+    assert difference.abs().max() < 3e-5
+    output.loss.backward()
+    assert float(output.loss.detach()) == pytest.approx(numbers["loss"], abs=1e-5)
     for name, parameter in model.named_parameters():
-        l2 = float(parameter.grad.norm())
-        assert l2 == pytest.approx(numbers["gradient_l2"][name], rel=1e-4, abs=1e-4), name
-    model.zero_grad()
+        norm = float(parameter.grad.norm())
+        assert norm == pytest.approx(numbers["gradient_l2"][name], rel=1e-4, abs=1e-4), name
 
 
-def test_generated_ids_are_the_originals(model: Any, tensors: Any, numbers: Any) -> None:
-    given = inputs(tensors, "gen_batch_left_pad")
-    sequences = model.generate(
-        **given, max_new_tokens=16, do_sample=False, eos_token_id=2, pad_token_id=0
-    )
-    assert sequences.tolist() == numbers["sequences"]
+def test_generated_ids_are_the_originals() -> None:
+    inputs, _, numbers = given("chatglm2", "gen_batch_left_pad")
+    expected = numbers.pop("sequences")
+    sequences = load_model(VECTORS / "chatglm2").generate(**inputs, do_sample=False, **numbers)
+    assert sequences.tolist() == expected
+
+
+def test_the_auto_classes_tell_the_first_generation_from_the_later_ones(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    register()
+    inputs, _, numbers = given("chatglm", "layers28")
+    model = AutoModelForCausalLM.from_pretrained(VECTORS / "chatglm", dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    for again in (model, load_model(tmp_path)):
+        with torch.no_grad():
+            loss = again(**inputs).loss
+        assert float(loss) == pytest.approx(numbers["loss"], abs=1e-5)
+    later = AutoModelForCausalLM.from_pretrained(VECTORS / "chatglm2", dtype=torch.float32)
+    assert type(later).__name__ == "ChatGLMForConditionalGeneration"

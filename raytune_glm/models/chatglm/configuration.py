@@ -65,6 +65,8 @@ class ChatGLMConfig(PreTrainedConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = 2
     pad_token_id: int | None = 0
+    pre_seq_len: int | None = None
+    prefix_projection: bool = False
     family: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -80,6 +82,16 @@ class ChatGLMConfig(PreTrainedConfig):
                     f"config.json has {name}={getattr(self, name)}: no published checkpoint has "
                     "it, so it is not supported."
                 )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build the configuration; of a ChatGLM-6B `config.json`, the first generation's."""
+        from raytune_glm.models.chatglm_v1.configuration import ChatGLMV1Config
+        from raytune_glm.models.chatglm_v1.layout import has_layout
+
+        if has_layout(config_dict):
+            return ChatGLMV1Config.from_dict(config_dict, **kwargs)
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def num_key_value_heads(self) -> int:

@@ -53,7 +53,7 @@ def shape(config: Mapping[str, Any]) -> ModelShape:
         ModelError: A size is missing, not a positive integer, or does not fit the others.
     """
     hidden, ffn, layers, heads, head_dim, vocab, max_length = (
-        _size(config, key)
+        size_in(config, key)
         for key in (
             "hidden_size",
             "ffn_hidden_size",
@@ -65,7 +65,7 @@ def shape(config: Mapping[str, Any]) -> ModelShape:
         )
     )
     groups = (
-        _size(config, "multi_query_group_num") if config.get("multi_query_attention") else heads
+        size_in(config, "multi_query_group_num") if config.get("multi_query_attention") else heads
     )
     if heads % groups:
         raise ModelError(
@@ -84,7 +84,7 @@ def shape(config: Mapping[str, Any]) -> ModelShape:
         for name, (_, out) in sizes.items()
         if bias_everywhere or (name.endswith("query_key_value") and config.get("add_qkv_bias"))
     )
-    per_layer = sum(size_in * out for size_in, out in sizes.values()) + biases + 2 * hidden
+    per_layer = sum(width * out for width, out in sizes.values()) + biases + 2 * hidden
     outputs = 0 if config.get("tie_word_embeddings", False) else vocab * hidden
     return ModelShape(
         total_parameters=vocab * hidden + layers * per_layer + hidden + outputs,
@@ -95,14 +95,19 @@ def shape(config: Mapping[str, Any]) -> ModelShape:
         head_dim=head_dim,
         max_length=max_length,
         linears=tuple(
-            LinearShape(name=f"{LAYERS_PATH}.{layer}.{name}", in_features=size_in, out_features=out)
+            LinearShape(name=f"{LAYERS_PATH}.{layer}.{name}", in_features=width, out_features=out)
             for layer in range(layers)
-            for name, (size_in, out) in sizes.items()
+            for name, (width, out) in sizes.items()
         ),
     )
 
 
-def _size(config: Mapping[str, Any], key: str) -> int:
+def size_in(config: Mapping[str, Any], key: str) -> int:
+    """Read a size from a `config.json`.
+
+    Raises:
+        ModelError: It is missing, or not a positive integer.
+    """
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ModelError(

@@ -26,6 +26,7 @@ from raytune_glm.errors import ModelError
 from raytune_glm.models.chatglm.attention import eager_attention, rotary_tables, rotate_pairs
 from raytune_glm.models.chatglm.configuration import ChatGLMConfig
 from raytune_glm.models.chatglm.loss import labelled_loss
+from raytune_glm.models.chatglm.prefix import Prefix, PrefixEncoder, seeded
 
 
 class ChatGLMRMSNorm(nn.Module):
@@ -74,6 +75,7 @@ class ChatGLMAttention(nn.Module):
         attention_mask: Tensor | None,
         rotary: tuple[Tensor, Tensor],
         past_key_values: Cache | None = None,
+        prefix: tuple[Tensor, Tensor] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend; give the new hidden states and, from an eager attention, the probabilities."""
@@ -86,6 +88,9 @@ class ChatGLMAttention(nn.Module):
         value_BGSD = value_BGTD
         if past_key_values is not None:
             key_BGSD, value_BGSD = past_key_values.update(key_BGSD, value_BGSD, self.layer_idx)
+        elif prefix is not None:
+            key_BGSD = torch.cat((prefix[0], key_BGSD), dim=2)
+            value_BGSD = torch.cat((prefix[1], value_BGSD), dim=2)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention
         )
@@ -202,6 +207,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self.embedding = ChatGLMEmbedding(config)
         self.encoder = ChatGLMEncoder(config)
         self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
+        self.prefix_encoder = _prefix_encoder(config) if config.pre_seq_len else None
         self.gradient_checkpointing = False
         self.post_init()  # type: ignore[no-untyped-call] # theirs
 
@@ -254,22 +260,29 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         if use_cache and past_key_values is None and not checkpointed:
             past_key_values = DynamicCache(config=self.config)
         num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        prefix = None
+        if self.prefix_encoder is not None and num_cached == 0:
+            prefix = self.prefix_encoder(len(hidden_BTH), hidden_BTH.dtype)
+            # Under gradient checkpointing layers get no cache, so without one they get the prefix.
+            past_key_values = None if past_key_values is None else seeded(past_key_values, prefix)
+        elif self.prefix_encoder is not None:
+            num_cached -= self.prefix_encoder.embedding.num_embeddings
         if position_ids is None:
             position_ids = _positions(hidden_BTH, attention_mask, num_cached)
         self._check_length(num_cached + hidden_BTH.shape[1])
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=hidden_BTH,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-        )
+        mask = self._mask(hidden_BTH, attention_mask, past_key_values, prefix)
         rotary = rotary_tables(self.config, position_ids)
 
         states: list[Tensor] = [hidden_BTH]
         probabilities: list[Any] = []
-        for layer in self.encoder.layers:
+        for number, layer in enumerate(self.encoder.layers):
             hidden_BTH, layer_probabilities = layer(
-                hidden_BTH, mask, rotary, past_key_values=past_key_values, **kwargs
+                hidden_BTH,
+                mask,
+                rotary,
+                past_key_values=past_key_values,
+                prefix=prefix[number] if prefix else None,
+                **kwargs,
             )
             if output_hidden_states:
                 states.append(hidden_BTH)
@@ -281,6 +294,27 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             past_key_values=past_key_values if use_cache else None,
             hidden_states=(*states[:-1], last_BTH) if output_hidden_states else None,
             attentions=tuple(probabilities) if output_attentions else None,
+        )
+
+    def _mask(
+        self,
+        hidden_BTH: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None,
+        prefix: Prefix | None,
+    ) -> Any:
+        """Make the one mask of a forward; a prefix is visible to every row."""
+        if self.prefix_encoder is not None:
+            if attention_mask is not None and attention_mask.dim() == 2:
+                length = self.prefix_encoder.embedding.num_embeddings
+                attention_mask = nn.functional.pad(attention_mask, (length, 0), value=1)
+            if past_key_values is None and prefix is not None:
+                past_key_values = seeded(None, prefix[:1])
+        return create_causal_mask(
+            config=self.config,
+            inputs_embeds=hidden_BTH,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
         )
 
     def _check_length(self, length: int) -> None:
@@ -394,6 +428,19 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
         return result.to_tuple() if return_dict is False else result
+
+
+def _prefix_encoder(config: ChatGLMConfig) -> PrefixEncoder:
+    num_values = 2 * config.num_layers * config.num_key_value_heads * config.kv_channels
+    return PrefixEncoder(
+        config.pre_seq_len or 0,
+        num_layers=config.num_layers,
+        num_heads=config.num_key_value_heads,
+        head_dim=config.kv_channels,
+        hidden_size=config.hidden_size,
+        embedding_size=num_values,
+        projection=config.prefix_projection,
+    )
 
 
 def _positions(hidden_BTH: Tensor, attention_mask: Tensor | None, num_cached: int) -> Tensor:

@@ -89,6 +89,18 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             **kwargs,
         )
 
+    @classmethod
+    def from_pretrained(  # type: ignore[override] # the rest of the arguments go through
+        cls, path: str | Path, *inputs: Any, **kwargs: Any
+    ) -> Any:
+        """Build the tokenizer of a folder or hub id; of a ChatGLM-6B checkpoint, the first's."""
+        from raytune_glm.models.chatglm_v1.tokenization import ChatGLMV1Tokenizer
+
+        folder = folders.local_folder(path, with_weights=False)
+        if (folder / ChatGLMV1Tokenizer.vocab_files_names["vocab_file"]).is_file():
+            return ChatGLMV1Tokenizer.from_pretrained(folder, *inputs, **kwargs)
+        return super().from_pretrained(folder, *inputs, **kwargs)
+
     @property
     def vocab_size(self) -> int:
         """Number of ids: the sentencepiece model's and the commands'."""

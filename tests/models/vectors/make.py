@@ -2,7 +2,8 @@
 
     python tests/models/vectors/make.py ../shared/oracle
 
-Weights are stored in fp16, which loses nothing: those of the fixtures are fp16 numbers.
+Weights are stored in fp16, which loses nothing: those of the fixtures are fp16 numbers. ChatGLM2's
+are the base fixture's, ChatGLM's those of the 28-layer one, which is small.
 """
 
 from __future__ import annotations
@@ -15,43 +16,52 @@ import torch
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
+_TENSORS = ("input_ids", "attention_mask", "position_ids", "labels", "valid", "final_hidden")
 
 
-def make(oracle: Path) -> None:
-    """Write the ChatGLM2 fixture's weights and a few of its cases."""
-    source, target = oracle / "chatglm2", HERE / "chatglm2"
+def make(oracle: Path, family: str, *, subfolder: str, cases: tuple[str, ...]) -> None:
+    """Write a fixture's weights and a few of its cases."""
+    source, target = oracle / family / subfolder, HERE / family
     target.mkdir(exist_ok=True)
     weights = load_file(source / "model.safetensors")
-    del weights["transformer.rotary_pos_emb.inv_freq"]  # the one that is no fp16 number
-    halves = {name: value.half() for name, value in weights.items()}
-    assert all(torch.equal(halves[name].float(), value) for name, value in weights.items())
+    # Worked out by the model, and no fp16 numbers; the tied copy is the embedding once more.
+    left_out = [name for name in weights if name.endswith("inv_freq") or name == "lm_head.weight"]
+    halves = {name: value.half() for name, value in weights.items() if name not in left_out}
+    assert all(torch.equal(value.float(), weights[name]) for name, value in halves.items())
     save_file(halves, target / "model.safetensors")
     config = json.loads((source / "config.json").read_text())
     del config["auto_map"]
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
-    cases = {
-        case["name"]: case for case in json.loads((source / "cases.json").read_text())["cases"]
-    }
-    tensors = load_file(source / "cases.safetensors")
-    names = ("input_ids", "attention_mask", "position_ids", "labels", "valid", "final_hidden")
+    entries = json.loads((oracle / family / "cases.json").read_text())["cases"]
+    tensors = load_file(oracle / family / "cases.safetensors")
     kept = {
-        f"{case}/{name}": tensors[f"{case}/{name}"].contiguous()
-        for case in ("batch_left_pad_labels", "batch_train_collator", "gen_batch_left_pad")
-        for name in names
+        f"{case}/{name}": tensors[f"{case}/{name}"]
+        for case in cases
+        for name in _TENSORS
         if f"{case}/{name}" in tensors
     }
     save_file(kept, target / "cases.safetensors")
-    numbers = {
-        "loss": cases["batch_left_pad_labels"]["expect"]["loss"],
-        "gradient_l2": {
-            name: statistics["l2"]
-            for name, statistics in cases["batch_left_pad_labels"]["expect"]["grad_stats"].items()
-        },
-        "sequences": cases["gen_batch_left_pad"]["expect"]["sequences"],
-    }
+    numbers = {entry["name"]: _numbers(entry) for entry in entries if entry["name"] in cases}
     (target / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
 
 
+def _numbers(entry: dict) -> dict:
+    expect = entry["expect"]
+    if entry["kind"] == "generate":
+        return {key: entry[key] for key in ("eos_token_id", "pad_token_id", "max_new_tokens")} | {
+            "sequences": expect["sequences"]
+        }
+    norms = {name: statistics["l2"] for name, statistics in expect["grad_stats"].items()}
+    return {"loss": expect["loss"], "gradient_l2": norms}
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    root = Path(sys.argv[1])
+    make(
+        root,
+        "chatglm2",
+        subfolder="",
+        cases=("batch_left_pad_labels", "gen_batch_left_pad"),
+    )
+    make(root, "chatglm", subfolder="layers28", cases=("layers28",))
