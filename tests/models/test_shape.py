@@ -21,6 +21,15 @@ CHATGLM3_6B = {
     "num_attention_heads": 32,
     "seq_length": 8192,
 }
+CHATGLM_6B = {
+    "model_type": "chatglm",
+    "hidden_size": 4096,
+    "inner_hidden_size": 16384,
+    "num_layers": 28,
+    "num_attention_heads": 32,
+    "vocab_size": 130528,
+    "max_sequence_length": 2048,
+}
 LLAMA_13B = {
     "model_type": "llama",
     "hidden_size": 5120,
@@ -88,6 +97,17 @@ def test_a_generic_folders_shape_is_the_built_models(tmp_path: Path, with_header
 
 def test_chatglm3_6b_has_its_published_number_of_parameters() -> None:
     assert FAMILIES["chatglm3"].shape(CHATGLM3_6B).total_parameters == 6_243_584_000
+
+
+def test_chatglm_6b_and_its_lora_have_their_published_number_of_parameters() -> None:
+    shape = FAMILIES["chatglm"].shape(CHATGLM_6B)
+    assert shape.total_parameters == 6_173_286_400
+    lora = sum(
+        8 * (linear.in_features + linear.out_features)
+        for linear in shape.linears
+        if linear.name.endswith("query_key_value")
+    )
+    assert lora == 3_670_016
 
 
 def test_llama_13b_and_its_lora_have_their_published_number_of_parameters() -> None:

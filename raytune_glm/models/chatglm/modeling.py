@@ -254,11 +254,9 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of `input_ids` and `inputs_embeds` must be given")
         hidden_BTH = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        checkpointed = self.gradient_checkpointing and self.training
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        if use_cache and past_key_values is None and not checkpointed:
-            past_key_values = DynamicCache(config=self.config)
+        past_key_values = self._cache(past_key_values, use_cache)
         num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         prefix = None
         if self.prefix_encoder is not None and num_cached == 0:
@@ -317,6 +315,14 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             past_key_values=past_key_values,
         )
 
+    def _cache(self, past_key_values: Cache | None, use_cache: bool) -> Cache | None:
+        """Give the cache to fill: none where layers are run a second time in the backward pass."""
+        if self.gradient_checkpointing and self.training:
+            return None
+        if use_cache and past_key_values is None:
+            return DynamicCache(config=self.config)
+        return past_key_values
+
     def _check_length(self, length: int) -> None:
         if length > self.config.seq_length:
             raise ModelError(
@@ -353,6 +359,18 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the output layer."""
         self.transformer.output_layer = new_embeddings  # type: ignore[assignment]
+
+    def add_prefix(self, length: int, *, projection: bool) -> PrefixEncoder:
+        """Put a new, untrained prefix before every layer (P-Tuning v2) and give it.
+
+        Args:
+            length: Number of prefix tokens, the published `pre_seq_len`.
+            projection: Learn it through a two-layer network, the published `prefix_projection`.
+        """
+        self.config.pre_seq_len, self.config.prefix_projection = length, projection
+        prefix = _prefix_encoder(self.config).to(device=self.device, dtype=self.dtype)
+        self.transformer.prefix_encoder = prefix
+        return prefix
 
     def forward(
         self,

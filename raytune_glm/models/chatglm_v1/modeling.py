@@ -208,10 +208,7 @@ class ChatGLMV1Model(ChatGLMV1PreTrainedModel):
         hidden_BTH = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        if self.gradient_checkpointing and self.training:
-            past_key_values = None
-        elif use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        past_key_values = self._cache(past_key_values, use_cache)
         num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         prefix = None
         prefix_length = self.config.pre_seq_len or 0 if self.prefix_encoder is not None else 0
@@ -312,6 +309,14 @@ class ChatGLMV1Model(ChatGLMV1PreTrainedModel):
             ~allowed_B1TS, lowest
         )
 
+    def _cache(self, past_key_values: Cache | None, use_cache: bool) -> Cache | None:
+        """Give the cache to fill: none where layers are run a second time in the backward pass."""
+        if self.gradient_checkpointing and self.training:
+            return None
+        if use_cache and past_key_values is None:
+            return DynamicCache(config=self.config)
+        return past_key_values
+
     def _check_length(self, length: int) -> None:
         limit = self.config.max_sequence_length
         if length > limit:
@@ -349,6 +354,18 @@ class ChatGLMV1ForConditionalGeneration(ChatGLMV1PreTrainedModel, GenerationMixi
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the output layer."""
         self.lm_head = new_embeddings
+
+    def add_prefix(self, length: int, *, projection: bool) -> PrefixEncoder:
+        """Put a new, untrained prefix before every layer (P-Tuning v2) and give it.
+
+        Args:
+            length: Number of prefix tokens, the published `pre_seq_len`.
+            projection: Learn it through a two-layer network, the published `prefix_projection`.
+        """
+        self.config.pre_seq_len, self.config.prefix_projection = length, projection
+        prefix = _prefix_encoder(self.config).to(device=self.device, dtype=self.dtype)
+        self.transformer.prefix_encoder = prefix
+        return prefix
 
     def forward(
         self,
