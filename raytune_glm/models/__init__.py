@@ -39,6 +39,7 @@ __all__ = [
     "inspect_folder",
     "load_model",
     "load_tokenizer",
+    "published_config",
     "register",
 ]
 
@@ -126,31 +127,56 @@ def load_model(
     precision: Precision = "fp32",
     quantization: Quantization | None = None,
     device: str = "cpu",
+    random_weights: bool = False,
 ) -> PreTrainedModel:
     """Load a causal language model in evaluation mode, its weights in memory once.
 
     Code in the checkpoint is never run. Safe to call from many processes at once.
 
     Args:
-        path: A folder in the published layout, or a hub id.
+        path: A folder in the published layout, or a hub id. With `random_weights` only its
+            `config.json` is read, and the name of a published checkpoint (`chatglm3-6b`) will do.
         precision: Of the weights, or where they are quantised, of the rest and of the arithmetic.
         quantization: Quantise the linears in the layers with bitsandbytes while loading.
         device: Where the weights go: `cpu`, `cuda`, `cuda:1`, ...
+        random_weights: Draw the weights from torch's generator and read none: a model of true shape
+            for benchmarks and memory measurements.
 
     Raises:
         ModelError: The checkpoint cannot be used; the message says what is missing or wrong.
     """
-    from raytune_glm.models.loading import load
+    from raytune_glm.models.loading import load, load_random
 
+    if random_weights:
+        config = published_config(path)
+        if config is None:
+            folder = folders.local_folder(path, with_weights=False)
+            config = folders.read_json(folder, "config.json")
+        return load_random(
+            config,
+            _loading_family(config),
+            precision=precision,
+            quantization=quantization,
+            device=device,
+        )
     folder = folders.local_folder(path)
     config = folders.read_json(folder, "config.json")
-    fitting = (family for family in FAMILIES.values() if family.has_layout(config))
-    # Families that share a layout share the model's code, so the first one serves; where there is
-    # none, `family_of` says why.
-    family = next(fitting, None) or family_of(config)
     return load(
-        folder, config, family, precision=precision, quantization=quantization, device=device
+        folder,
+        config,
+        _loading_family(config),
+        precision=precision,
+        quantization=quantization,
+        device=device,
     )
+
+
+def published_config(name: str | Path) -> dict[str, Any] | None:
+    """Give the sizes of a published checkpoint by its name, such as `chatglm3-6b`, or None."""
+    for family in FAMILIES.values():
+        if str(name) in family.published:
+            return dict(family.published[str(name)])
+    return None
 
 
 def load_tokenizer(path: str | Path, *, family: str | None = None) -> PreTrainedTokenizerBase:
@@ -184,6 +210,12 @@ def register() -> None:
     from raytune_glm.models.loading import register_auto_classes
 
     register_auto_classes()
+
+
+def _loading_family(config: Mapping[str, Any]) -> Family:
+    """Give a family that can build the model: those that share a layout share the code, too."""
+    fitting = (family for family in FAMILIES.values() if family.has_layout(config))
+    return next(fitting, None) or family_of(config)
 
 
 def _named_family(config: Mapping[str, Any], name: str) -> Family:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from raytune_glm.models.chatglm_v1 import layout
@@ -35,6 +36,27 @@ class ChatGLM1(Family):
     mlp_modules = ("dense_h_to_4h", "dense_4h_to_h")
     default_lora_modules = ("query_key_value",)
     tokenizer_files = ("ice_text.model",)
+    # Of `config.json` of THUDM/chatglm-6b at the hub.
+    published: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+        {
+            "chatglm-6b": {
+                "model_type": "chatglm",
+                "vocab_size": 130528,
+                "hidden_size": 4096,
+                "inner_hidden_size": 16384,
+                "num_layers": 28,
+                "num_attention_heads": 32,
+                "max_sequence_length": 2048,
+                "layernorm_epsilon": 1e-5,
+                "position_encoding_2d": True,
+                "bos_token_id": 130004,
+                "eos_token_id": 130005,
+                "mask_token_id": 130000,
+                "gmask_token_id": 130001,
+                "pad_token_id": 3,
+            }
+        }
+    )
 
     def has_layout(self, config: Mapping[str, Any]) -> bool:
         """See `Family.has_layout`."""

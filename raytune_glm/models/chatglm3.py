@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from raytune_glm.models.chatglm import layout
@@ -38,6 +39,17 @@ class ChatGLM3(Family):
     mlp_modules = ("dense_h_to_4h", "dense_4h_to_h")
     default_lora_modules = ("query_key_value", "dense_h_to_4h", "dense_4h_to_h", "dense")
     tokenizer_files = ("tokenizer.model",)
+    published: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+        {
+            "chatglm3-6b": {**layout.CONFIG_6B, "family": "chatglm3"},
+            "chatglm3-6b-32k": {
+                **layout.CONFIG_6B,
+                "family": "chatglm3",
+                "seq_length": 32768,
+                "rope_ratio": 50,
+            },
+        }
+    )
 
     def has_layout(self, config: Mapping[str, Any]) -> bool:
         """See `Family.has_layout`."""

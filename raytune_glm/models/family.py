@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ class Family(ABC):
     """LoRA's targets where the user names none: those that the published tools use."""
     tokenizer_files: tuple[str, ...]
     """Files of a checkpoint folder of which at least one must be there to build a tokenizer."""
+    published: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    """What `config.json` of published checkpoints says of sizes and arithmetic, by name: for random
+    weights of true shape, and for counting parameters without a download."""
 
     @abstractmethod
     def has_layout(self, config: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from raytune_glm.errors import ModelError
@@ -30,6 +31,30 @@ class Llama(Family):
     mlp_modules = ("gate_proj", "up_proj", "down_proj")
     default_lora_modules = ("q_proj", "v_proj")
     tokenizer_files = ("tokenizer.json", "tokenizer.model")
+    # Table 2 of the LLaMA paper (arXiv 2302.13971); widths of the feed-forward part from the
+    # checkpoints in transformers' format.
+    published: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+        {
+            name: {
+                "model_type": "llama",
+                "hidden_size": hidden,
+                "intermediate_size": ffn,
+                "num_hidden_layers": layers,
+                "num_attention_heads": heads,
+                "vocab_size": 32000,
+                "max_position_embeddings": 2048,
+                "rms_norm_eps": 1e-6,
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+            }
+            for name, hidden, ffn, layers, heads in (
+                ("llama-7b", 4096, 11008, 32, 32),
+                ("llama-13b", 5120, 13824, 40, 40),
+                ("llama-30b", 6656, 17920, 60, 52),
+                ("llama-65b", 8192, 22016, 80, 64),
+            )
+        }
+    )
 
     def has_layout(self, config: Mapping[str, Any]) -> bool:
         """See `Family.has_layout`."""

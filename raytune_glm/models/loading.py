@@ -43,10 +43,7 @@ def load(
     device: str,
 ) -> PreTrainedModel:
     """Load the weights of a checkpoint folder; arguments and errors as `models.load_model`."""
-    if precision not in _DTYPES:
-        raise ModelError(
-            f"`precision` must be one of {', '.join(_DTYPES)}, but got precision={precision!r}."
-        )
+    _check_choices(precision, quantization)
     files = folders.weight_files(folder)
     arguments: dict[str, Any] = {"dtype": _DTYPES[precision]}
     if quantization is not None:
@@ -76,6 +73,46 @@ def load(
     log.debug("loaded %s as %s from %s", family.name, precision, folder)
     loaded: PreTrainedModel = model
     return loaded
+
+
+def load_random(
+    config: Mapping[str, Any],
+    family: Family,
+    *,
+    precision: Precision,
+    quantization: Quantization | None,
+    device: str,
+) -> PreTrainedModel:
+    """Build a model with weights drawn from torch's generator.
+
+    Args:
+        config: What a `config.json` says.
+        family: Its family.
+        precision: See `models.load_model`.
+        quantization: See there. Each linear is quantised after it is drawn.
+        device: See there.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    _check_choices(precision, quantization)
+    dtype = _DTYPES[precision]
+    model_class = family.model_class()
+    with torch.device(device):
+        if model_class is AutoModelForCausalLM:
+            model = model_class.from_config(AutoConfig.for_model(**config), dtype=dtype)
+        else:
+            described = model_class.config_class.from_dict(dict(config))
+            model = model_class._from_config(described, dtype=dtype)
+    if quantization is not None:
+        shape = family.shape(config)
+        _check_quantizable(shape, quantization, device)
+        for linear in shape.linears:
+            parent, _, name = linear.name.rpartition(".")
+            quantised = _quantised(model.get_submodule(linear.name), quantization, dtype)
+            setattr(model.get_submodule(parent), name, quantised.to(device))
+        model.is_quantized = True
+    built: PreTrainedModel = model.eval()
+    return built
 
 
 def register_auto_classes() -> None:
@@ -110,8 +147,14 @@ def register_auto_classes() -> None:
             AutoTokenizer.register(config_class, tokenizer_class=tokenizer, exist_ok=True)
 
 
+def _hush_bitsandbytes() -> None:
+    """Keep bitsandbytes from saying at every int8 product that it computes in fp16."""
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+
 def _check_quantizable(shape: ModelShape, quantization: Quantization, device: str) -> None:
     """Refuse what bitsandbytes would fail on at the first forward, with no word of the reason."""
+    _hush_bitsandbytes()
     if quantization != "nf4" or device != "cpu":
         return
     for linear in shape.linears:
@@ -138,21 +181,59 @@ def _quiet() -> Iterator[None]:
             theirs.enable_progress_bar()
 
 
+def _check_choices(precision: str, quantization: str | None) -> None:
+    if precision not in _DTYPES:
+        raise ModelError(
+            f"`precision` must be one of {', '.join(_DTYPES)}, but got precision={precision!r}."
+        )
+    if quantization not in (None, "int8", "nf4"):
+        raise ModelError(
+            f"`quantization` must be int8, nf4 or nothing, but got quantization={quantization!r}."
+        )
+
+
 def _bitsandbytes(quantization: Quantization, compute_dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
-    if quantization == "nf4":
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute_dtype,
-        )
-    raise ModelError(
-        f"`quantization` must be int8, nf4 or nothing, but got quantization={quantization!r}."
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
     )
+
+
+def _quantised(
+    linear: torch.nn.Linear, quantization: Quantization, compute_dtype: torch.dtype
+) -> torch.nn.Module:
+    """Make a bitsandbytes layer of a linear, as transformers does on loading."""
+    from bitsandbytes.nn import modules as bnb
+
+    has_bias = linear.bias is not None
+    layer: torch.nn.Module
+    if quantization == "int8":
+        layer = bnb.Linear8bitLt(
+            linear.in_features, linear.out_features, bias=has_bias, has_fp16_weights=False
+        )
+        layer.weight = bnb.Int8Params(
+            linear.weight.data.half(), requires_grad=False, has_fp16_weights=False
+        )
+    else:
+        layer = bnb.Linear4bit(  # type: ignore[no-untyped-call] # theirs
+            linear.in_features,
+            linear.out_features,
+            bias=has_bias,
+            compute_dtype=compute_dtype,
+            compress_statistics=True,
+            quant_type="nf4",
+        )
+        layer.weight = bnb.Params4bit(
+            linear.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
+        )
+    layer.bias = linear.bias
+    return layer
 
 
 def _refuse_unfit(folder: Path, report: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from raytune_glm.errors import ModelError
 from raytune_glm.models import load_model, load_tokenizer, register
-from tests.models.conftest import write_chatglm
+from tests.models.conftest import CHATGLM_CONFIG, write_chatglm
 
 IDS = torch.tensor([[5, 9, 60, 270, 301, 12]])
 
@@ -229,3 +229,50 @@ def test_llama_loads_through_the_same_call(llama_folder: Path) -> None:
     assert model.dtype == torch.bfloat16
     tokenizer = load_tokenizer(llama_folder)
     assert tokenizer.decode(tokenizer.encode("The fan does not turn")) == "The fan does not turn"
+
+
+@pytest.mark.parametrize("quantization", [None, "int8", "nf4"])
+def test_random_weights_have_the_shape_and_no_file_is_read(
+    quantization: Any, tmp_path: Path
+) -> None:
+    config = {**CHATGLM_CONFIG, "hidden_size": 64, "ffn_hidden_size": 64, "kv_channels": 16}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        model: Any = load_model(
+            tmp_path, precision="bf16", quantization=quantization, random_weights=True
+        )
+        drawn.append(logits(model))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert drawn[0].dtype == torch.bfloat16
+    linear = model.transformer.encoder.layers[0].mlp.dense_4h_to_h
+    assert type(linear).__module__.startswith("bitsandbytes") == (quantization is not None)
+
+
+def test_random_weights_of_a_transformers_model(llama_folder: Path) -> None:
+    model = load_model(llama_folder, random_weights=True)
+    assert model.num_parameters() == load_model(llama_folder).num_parameters()
+    assert torch.isfinite(logits(model)).all()
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_adapters_train_on_quantised_linears(quantization: Any, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    folder = write_chatglm(tmp_path, hidden_size=64, ffn_hidden_size=64, kv_channels=16)
+    base = load_model(folder, precision="bf16", quantization=quantization)
+    model: Any = get_peft_model(base, LoraConfig(r=4, target_modules=["query_key_value", "dense"]))
+    model.train()
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=2e-2)
+    losses = []
+    for _ in range(20):
+        loss = model(input_ids=IDS, labels=IDS).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.5

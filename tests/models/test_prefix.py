@@ -87,9 +87,7 @@ def test_a_model_with_its_prefix_is_saved_under_the_published_names_and_loads_ag
 
 
 def test_the_published_sizes_of_chatglm_6bs_prefix_are_matched() -> None:
-    from tests.models.test_shape import CHATGLM_6B
-
-    shape = FAMILIES["chatglm"].shape(CHATGLM_6B)
+    shape = FAMILIES["chatglm"].shape(FAMILIES["chatglm"].published["chatglm-6b"])
     assert 16 * 2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim == 3_670_016
 
 

@@ -8,37 +8,8 @@ from typing import Any
 
 import pytest
 
-from raytune_glm.models import FAMILIES, inspect_folder, load_model
-from tests.models.conftest import CHATGLM_CONFIG, write_byte_tokenizer
-
-CHATGLM3_6B = {
-    **CHATGLM_CONFIG,
-    "num_layers": 28,
-    "padded_vocab_size": 65024,
-    "hidden_size": 4096,
-    "ffn_hidden_size": 13696,
-    "kv_channels": 128,
-    "num_attention_heads": 32,
-    "seq_length": 8192,
-}
-CHATGLM_6B = {
-    "model_type": "chatglm",
-    "hidden_size": 4096,
-    "inner_hidden_size": 16384,
-    "num_layers": 28,
-    "num_attention_heads": 32,
-    "vocab_size": 130528,
-    "max_sequence_length": 2048,
-}
-LLAMA_13B = {
-    "model_type": "llama",
-    "hidden_size": 5120,
-    "intermediate_size": 13824,
-    "num_hidden_layers": 40,
-    "num_attention_heads": 40,
-    "vocab_size": 32000,
-    "max_position_embeddings": 2048,
-}
+from raytune_glm.models import FAMILIES, family_of, inspect_folder, load_model, published_config
+from tests.models.conftest import write_byte_tokenizer
 
 
 def assert_shape_is_the_models(folder: Path) -> None:
@@ -95,31 +66,49 @@ def test_a_generic_folders_shape_is_the_built_models(tmp_path: Path, with_header
     assert_shape_is_the_models(tmp_path)
 
 
-def test_chatglm3_6b_has_its_published_number_of_parameters() -> None:
-    assert FAMILIES["chatglm3"].shape(CHATGLM3_6B).total_parameters == 6_243_584_000
+def published_shape(name: str) -> tuple[Any, Any]:
+    config = published_config(name)
+    assert config is not None
+    family = family_of(config)
+    return family, family.shape(config)
 
 
-def test_chatglm_6b_and_its_lora_have_their_published_number_of_parameters() -> None:
-    shape = FAMILIES["chatglm"].shape(CHATGLM_6B)
-    assert shape.total_parameters == 6_173_286_400
-    lora = sum(
+@pytest.mark.parametrize(
+    ("name", "family", "parameters"),
+    [
+        ("chatglm-6b", "chatglm", 6_173_286_400),
+        ("chatglm2-6b", "chatglm2", 6_243_584_000),
+        ("chatglm3-6b", "chatglm3", 6_243_584_000),
+        ("llama-7b", "llama", 6_738_415_616),
+        ("llama-13b", "llama", 13_015_864_320),
+        ("llama-65b", "llama", 65_285_660_672),
+    ],
+)
+def test_published_checkpoints_have_their_number_of_parameters(
+    name: str, family: str, parameters: int
+) -> None:
+    found, shape = published_shape(name)
+    assert found.name == family
+    assert shape.total_parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "modules", "parameters"),
+    [
+        ("chatglm-6b", ("query_key_value",), 3_670_016),
+        ("llama-13b", ("q_proj", "v_proj"), 6_553_600),
+    ],
+)
+def test_lora_of_rank_8_has_its_published_number_of_parameters(
+    name: str, modules: tuple[str, ...], parameters: int
+) -> None:
+    family, shape = published_shape(name)
+    assert family.default_lora_modules == modules
+    assert parameters == sum(
         8 * (linear.in_features + linear.out_features)
         for linear in shape.linears
-        if linear.name.endswith("query_key_value")
+        if linear.name.rpartition(".")[2] in modules
     )
-    assert lora == 3_670_016
-
-
-def test_llama_13b_and_its_lora_have_their_published_number_of_parameters() -> None:
-    family = FAMILIES["llama"]
-    shape = family.shape(LLAMA_13B)
-    lora = sum(
-        8 * (linear.in_features + linear.out_features)
-        for linear in shape.linears
-        if linear.name.rpartition(".")[2] in family.default_lora_modules
-    )
-    assert lora == 6_553_600
-    assert shape.total_parameters + lora == 13_022_417_920
 
 
 def test_tied_embeddings_are_counted_once(chatglm_folder: Path) -> None:

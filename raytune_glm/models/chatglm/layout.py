@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from raytune_glm.errors import ModelError
@@ -19,6 +20,30 @@ MODEL_TYPE = "chatglm"
 LAYERS_PATH = "transformer.encoder.layers"
 
 _LAYOUT_KEYS = ("padded_vocab_size", "multi_query_group_num", "ffn_hidden_size", "kv_channels")
+
+
+CONFIG_6B: Mapping[str, Any] = MappingProxyType(
+    {
+        "model_type": MODEL_TYPE,
+        "num_layers": 28,
+        "padded_vocab_size": 65024,
+        "hidden_size": 4096,
+        "ffn_hidden_size": 13696,
+        "kv_channels": 128,
+        "num_attention_heads": 32,
+        "seq_length": 8192,
+        "layernorm_epsilon": 1e-5,
+        "multi_query_attention": True,
+        "multi_query_group_num": 2,
+        "add_qkv_bias": True,
+        "add_bias_linear": False,
+        "tie_word_embeddings": False,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+)
+"""From `config.json` of THUDM/chatglm3-6b; those of chatglm2-6b and the 32k variants differ in the
+position table alone."""
 
 
 def has_layout(config: Mapping[str, Any]) -> bool:
