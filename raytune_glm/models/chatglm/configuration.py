@@ -67,6 +67,7 @@ class ChatGLMConfig(PreTrainedConfig):
     pad_token_id: int | None = 0
     pre_seq_len: int | None = None
     prefix_projection: bool = False
+    quantization_bit: int = 0
     family: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

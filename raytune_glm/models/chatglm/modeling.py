@@ -26,6 +26,7 @@ from raytune_glm.errors import ModelError
 from raytune_glm.models.chatglm.attention import eager_attention, rotary_tables, rotate_pairs
 from raytune_glm.models.chatglm.configuration import ChatGLMConfig
 from raytune_glm.models.chatglm.loss import labelled_loss
+from raytune_glm.models.chatglm.packed import PackedLinear, make_linear
 from raytune_glm.models.chatglm.prefix import Prefix, PrefixEncoder, seeded
 
 
@@ -64,10 +65,18 @@ class ChatGLMAttention(nn.Module):
         ]
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = config.kv_channels**-0.5
-        self.query_key_value = nn.Linear(
-            config.hidden_size, sum(self.sizes), bias=config.add_bias_linear or config.add_qkv_bias
+        self.query_key_value = make_linear(
+            config.hidden_size,
+            sum(self.sizes),
+            bias=config.add_bias_linear or config.add_qkv_bias,
+            num_bits=config.quantization_bit,
         )
-        self.dense = nn.Linear(self.sizes[0], config.hidden_size, bias=config.add_bias_linear)
+        self.dense = make_linear(
+            self.sizes[0],
+            config.hidden_size,
+            bias=config.add_bias_linear,
+            num_bits=config.quantization_bit,
+        )
 
     def forward(
         self,
@@ -112,9 +121,10 @@ class ChatGLMMLP(nn.Module):
 
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__()
-        bias = config.add_bias_linear
-        self.dense_h_to_4h = nn.Linear(config.hidden_size, 2 * config.ffn_hidden_size, bias=bias)
-        self.dense_4h_to_h = nn.Linear(config.ffn_hidden_size, config.hidden_size, bias=bias)
+        bias, num_bits = config.add_bias_linear, config.quantization_bit
+        hidden, inner = config.hidden_size, config.ffn_hidden_size
+        self.dense_h_to_4h = make_linear(hidden, 2 * inner, bias=bias, num_bits=num_bits)
+        self.dense_4h_to_h = make_linear(inner, hidden, bias=bias, num_bits=num_bits)
 
     def forward(self, hidden_BTH: Tensor) -> Tensor:
         """Transform each position on its own."""
@@ -197,6 +207,12 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     # Published checkpoints hold the rotary frequencies; ours are worked out at each forward.
     _keys_to_ignore_on_load_unexpected = [r"rotary_pos_emb\.inv_freq$"]  # noqa: RUF012 - the same
+    # The scales of packed weights are fp16 numbers, which bf16 would spoil.
+    _keep_in_fp32_modules_strict = ["weight_scale"]  # noqa: RUF012 - the same
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if not isinstance(module, PackedLinear):  # nothing random fits packed weights
+            super()._init_weights(module)  # type: ignore[no-untyped-call] # theirs
 
 
 class ChatGLMModel(ChatGLMPreTrainedModel):

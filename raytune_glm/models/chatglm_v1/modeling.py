@@ -24,6 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from raytune_glm.errors import ModelError
 from raytune_glm.models.chatglm.attention import eager_attention
 from raytune_glm.models.chatglm.loss import labelled_loss
+from raytune_glm.models.chatglm.packed import PackedLinear, make_linear
 from raytune_glm.models.chatglm.prefix import PrefixEncoder, seeded
 from raytune_glm.models.chatglm_v1 import positions as places
 from raytune_glm.models.chatglm_v1.configuration import ChatGLMV1Config
@@ -46,8 +47,9 @@ class ChatGLMV1Attention(nn.Module):
         self.layer_idx = layer
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
-        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        hidden, num_bits = config.hidden_size, config.quantization_bit
+        self.query_key_value = make_linear(hidden, 3 * hidden, bias=True, num_bits=num_bits)
+        self.dense = make_linear(hidden, hidden, bias=True, num_bits=num_bits)
 
     def forward(
         self,
@@ -91,8 +93,13 @@ class ChatGLMV1MLP(nn.Module):
 
     def __init__(self, config: ChatGLMV1Config) -> None:
         super().__init__()
-        self.dense_h_to_4h = nn.Linear(config.hidden_size, config.inner_hidden_size)
-        self.dense_4h_to_h = nn.Linear(config.inner_hidden_size, config.hidden_size)
+        hidden, inner, num_bits = (
+            config.hidden_size,
+            config.inner_hidden_size,
+            config.quantization_bit,
+        )
+        self.dense_h_to_4h = make_linear(hidden, inner, bias=True, num_bits=num_bits)
+        self.dense_4h_to_h = make_linear(inner, hidden, bias=True, num_bits=num_bits)
 
     def forward(self, hidden_BTH: Tensor) -> Tensor:
         """Transform each position on its own."""
@@ -146,6 +153,12 @@ class ChatGLMV1PreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     # Published checkpoints hold the rotary frequencies; ours are worked out at each forward.
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq$"]  # noqa: RUF012 - the same
+    # The scales of packed weights are fp16 numbers, which bf16 would spoil.
+    _keep_in_fp32_modules_strict = ["weight_scale"]  # noqa: RUF012 - the same
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if not isinstance(module, PackedLinear):  # nothing random fits packed weights
+            super()._init_weights(module)  # type: ignore[no-untyped-call] # theirs
 
 
 class ChatGLMV1Model(ChatGLMV1PreTrainedModel):
