@@ -18,6 +18,7 @@ from raytune_glm.models import folder as folders
 from raytune_glm.models.chatglm1 import ChatGLM1
 from raytune_glm.models.chatglm2 import ChatGLM2
 from raytune_glm.models.chatglm3 import ChatGLM3
+from raytune_glm.models.chatglm4 import ChatGLM4
 from raytune_glm.models.family import Encoded, Family, LinearShape, Message, ModelShape
 from raytune_glm.models.generic import Generic
 from raytune_glm.models.llama import Llama
@@ -47,7 +48,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Quantization = Literal["int8", "nf4"]
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (ChatGLM3(), ChatGLM2(), ChatGLM1(), Llama(), Generic())
+    family.name: family
+    for family in (ChatGLM3(), ChatGLM2(), ChatGLM4(), ChatGLM1(), Llama(), Generic())
 }
 """Every family by name. The first one that matches a checkpoint is taken, so `generic` is last."""
 

@@ -12,22 +12,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from raytune_glm.models.chatglm import layout
-from raytune_glm.models.family import IGNORED_LABEL, Encoded, Family, Message, ModelShape, Role
-from raytune_glm.models.turns import Turn, check_conversation, latest, text_ids, token_id
+from raytune_glm.models.family import Encoded, Family, Message, ModelShape
+from raytune_glm.models.role_rows import RoleFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ROLE_TOKENS: dict[Role, str] = {
-    "system": "<|system|>",
-    "user": "<|user|>",
-    "assistant": "<|assistant|>",
-    "tool": "<|observation|>",
-}
-_RESERVED_TOKENS = 9
-"""Tokens that source and answer leave free in a row: `[gMASK] sop`, `<|assistant|>` with its line
-break (3), `</s>`, and 3 more that the published code leaves unused, so that a row ends at
-`max_length - 3`."""
+# The published code takes 9 tokens from what the source leaves to the answer: `[gMASK] sop`, the
+# assistant's role token and line break (3 tokens), `</s>`, and 3 that stay unused in a full row.
+_FORMAT = RoleFormat(start=("[gMASK]", "sop"), end="</s>", num_reserved=9)
 
 
 class ChatGLM3(Family):
@@ -88,15 +81,9 @@ class ChatGLM3(Family):
         max_length: int,
         max_source_length: int,
     ) -> Encoded:
-        """See `Family.encode`. Loss is also taken on `<|assistant|>` and its line break."""
-        check_conversation(messages, last=("assistant",))
-        source, labels, cut = self._source(tokenizer, messages[:-1], max_source_length)
-        answer = text_ids(tokenizer, messages[-1].content)
-        budget = max(0, max_length - _RESERVED_TOKENS - (len(source) - 2))
-        start = _turn_start(tokenizer, "assistant")
-        tail = [*start, *answer[:budget], token_id(tokenizer, "</s>")]
-        return Encoded(
-            input_ids=source + tail, labels=labels + tail, truncated=cut or len(answer) > budget
+        """See `Family.encode`."""
+        return _FORMAT.encode_row(
+            tokenizer, messages, max_length=max_length, max_source_length=max_source_length
         )
 
     def encode_prompt(
@@ -106,40 +93,9 @@ class ChatGLM3(Family):
         *,
         max_source_length: int,
     ) -> list[int]:
-        """See `Family.encode_prompt`. It ends with `<|assistant|>`; the line break is generated."""
-        check_conversation(messages, last=("user", "tool"))
-        source, _, _ = self._source(tokenizer, messages, max_source_length)
-        return [*source, _turn_start(tokenizer, "assistant")[0]]
+        """See `Family.encode_prompt`."""
+        return _FORMAT.encode_prompt(tokenizer, messages, max_source_length=max_source_length)
 
     def stop_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """See `Family.stop_token_ids`: `</s>`, and the roles that can follow the assistant's."""
-        names = ("</s>", _ROLE_TOKENS["user"], _ROLE_TOKENS["tool"])
-        return [token_id(tokenizer, name) for name in names]
-
-    def _source(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        messages: Sequence[Message],
-        max_source_length: int,
-    ) -> tuple[list[int], list[int], bool]:
-        """Encode the turns before an answer; an over-long source loses old turns, then its end."""
-        turns = [
-            Turn(
-                role=message.role,
-                ids=_turn_start(tokenizer, message.role) + text_ids(tokenizer, message.content),
-            )
-            for message in messages
-        ]
-        kept = latest(turns, max_source_length)
-        ids = [token for turn in kept for token in turn.ids]
-        labels = [label for turn in kept for label in turn.labels]
-        start = [token_id(tokenizer, name) for name in ("[gMASK]", "sop")]
-        return (
-            start + ids[:max_source_length],
-            [IGNORED_LABEL] * len(start) + labels[:max_source_length],
-            len(kept) < len(turns) or len(ids) > max_source_length,
-        )
-
-
-def _turn_start(tokenizer: PreTrainedTokenizerBase, role: Role) -> list[int]:
-    return [token_id(tokenizer, _ROLE_TOKENS[role]), *text_ids(tokenizer, "\n")]
+        """See `Family.stop_token_ids`."""
+        return _FORMAT.stop_token_ids(tokenizer)

@@ -123,6 +123,7 @@ def register_auto_classes() -> None:
     from raytune_glm.models.chatglm.configuration import ChatGLMConfig
     from raytune_glm.models.chatglm.modeling import ChatGLMForConditionalGeneration, ChatGLMModel
     from raytune_glm.models.chatglm.tokenization import ChatGLMTokenizer
+    from raytune_glm.models.chatglm.tokenization4 import ChatGLM4Tokenizer
     from raytune_glm.models.chatglm_v1.configuration import ChatGLMV1Config
     from raytune_glm.models.chatglm_v1.modeling import (
         ChatGLMV1ForConditionalGeneration,
@@ -134,6 +135,8 @@ def register_auto_classes() -> None:
         # All generations have one `model_type` and one tokenizer name: configuration and tokenizer
         # of the later ones see by the checkpoint when the first is meant, and hand over to it.
         AutoConfig.register(ChatGLMConfig.model_type, ChatGLMConfig, exist_ok=True)
+        # Known by its name from here on; the next line of the same configuration is the default.
+        AutoTokenizer.register(ChatGLMConfig, tokenizer_class=ChatGLM4Tokenizer, exist_ok=True)
         for config_class, model, generator, tokenizer in (
             (ChatGLMConfig, ChatGLMModel, ChatGLMForConditionalGeneration, ChatGLMTokenizer),
             (

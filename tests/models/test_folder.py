@@ -167,7 +167,7 @@ def test_a_checkpoint_that_does_not_say_which_chatglm_it_is_needs_the_setting(co
     rewrite(copy / "config.json", _name_or_path="/home/me/my-model")
     rewrite(copy / "tokenizer_config.json", name_or_path=...)
     with pytest.raises(
-        ModelError, match=r"chatglm3 or chatglm2, .*: set `model.family` to chatglm3"
+        ModelError, match=r"chatglm3 or chatglm2 or chatglm4, .*: set `model.family` to"
     ):
         inspect_folder(copy)
     assert inspect_folder(copy, "chatglm2").family.name == "chatglm2"

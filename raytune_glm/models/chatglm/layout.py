@@ -52,7 +52,7 @@ def has_layout(config: Mapping[str, Any]) -> bool:
 
 
 def named_family(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> str | None:
-    """Tell ChatGLM2 from ChatGLM3 by the names written in a checkpoint's two config files.
+    """Tell ChatGLM2, ChatGLM3 and GLM-4 apart by the names in a checkpoint's two config files.
 
     Args:
         config: `config.json`; its `family` (which our own `save_pretrained` writes) decides, then
@@ -60,14 +60,16 @@ def named_family(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any])
         tokenizer_config: `tokenizer_config.json`, asked in the same way with `name_or_path`.
 
     Returns:
-        `"chatglm2"`, `"chatglm3"`, or None where nothing tells.
+        `"chatglm2"`, `"chatglm3"`, `"chatglm4"`, or None where nothing tells.
     """
+    if tokenizer_config.get("tokenizer_class") == "ChatGLM4Tokenizer":
+        return "chatglm4"
     for document, key in ((config, "_name_or_path"), (tokenizer_config, "name_or_path")):
-        if document.get("family") in ("chatglm2", "chatglm3"):
+        if document.get("family") in ("chatglm2", "chatglm3", "chatglm4"):
             return str(document["family"])
         last_part = str(document.get(key) or "").rstrip("/").rpartition("/")[2].lower()
-        if found := re.search(r"chatglm[-_]?([23])(?!\d)", last_part):
-            return f"chatglm{found[1]}"
+        if found := re.search(r"(?:chatglm[-_]?([23])|glm-(4)-9b)(?!\d)", last_part):
+            return f"chatglm{found[1] or found[2]}"
     return None
 
 

@@ -22,6 +22,7 @@ from transformers.utils.generic import PaddingStrategy
 from raytune_glm.errors import ModelError
 from raytune_glm.models import folder as folders
 from raytune_glm.models.chatglm.layout import named_family
+from raytune_glm.models.chatglm.padding import pad_with_positions
 
 _COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 _ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -280,20 +281,15 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return_attention_mask: bool | None = None,
     ) -> Any:
         """Pad as the base class does, and the positions too: pads have position 0."""
-        num_tokens = len(encoded_inputs["input_ids"])
-        positions = list(encoded_inputs.get("position_ids") or range(num_tokens))
-        padded = super()._pad(
+        return pad_with_positions(
+            super()._pad,
             encoded_inputs,
+            side=padding_side or self.padding_side,
             max_length=max_length,
             padding_strategy=padding_strategy,
             pad_to_multiple_of=pad_to_multiple_of,
-            padding_side=padding_side,
             return_attention_mask=return_attention_mask,
         )
-        pads = [0] * (len(padded["input_ids"]) - num_tokens)
-        on_right = (padding_side or self.padding_side) == "right"
-        padded["position_ids"] = positions + pads if on_right else pads + positions
-        return padded
 
 
 def _family_beside(vocab_file: Path) -> str:
