@@ -58,6 +58,10 @@ class ChatGLM3(Family):
         """See `Family.shape`."""
         return layout.shape(config)
 
+    def prefix_embedding_size(self, shape: ModelShape) -> int:
+        """See `Family.prefix_embedding_size`."""
+        return layout.prefix_embedding_size(shape)
+
     def model_class(self) -> Any:
         """See `Family.model_class`."""
         from raytune_glm.models.chatglm.modeling import ChatGLMForConditionalGeneration

@@ -62,7 +62,6 @@ class LinearShape:
 class ModelShape:
     """The sizes of a model that parameter arithmetic needs, read off its configuration alone."""
 
-    total_parameters: int
     num_layers: int
     hidden_size: int
     vocab_size: int
@@ -72,6 +71,13 @@ class ModelShape:
     """Longest sequence in tokens that the model's position table allows."""
     linears: tuple[LinearShape, ...]
     """Every linear layer in the transformer's layers, in order; no embedding, no output head."""
+    parameters: Mapping[str, int]
+    """Name of every parameter -> its elements. Of tied ones only the first has an entry."""
+
+    @property
+    def total_parameters(self) -> int:
+        """Parameters of the whole model."""
+        return sum(self.parameters.values())
 
 
 class Family(ABC):
@@ -89,6 +95,8 @@ class Family(ABC):
     """LoRA's targets where the user names none: those that the published tools use."""
     tokenizer_files: tuple[str, ...]
     """Files of a checkpoint folder of which at least one must be there to build a tokenizer."""
+    needs_token_ids: bool = False
+    """Whether the model reads its layout off the ids, so that embeddings alone are not enough."""
     published: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     """What `config.json` of published checkpoints says of sizes and arithmetic, by name: for random
     weights of true shape, and for counting parameters without a download."""
@@ -117,6 +125,10 @@ class Family(ABC):
         Raises:
             ModelError: A size is missing or impossible.
         """
+
+    def prefix_embedding_size(self, shape: ModelShape) -> int:
+        """Give the width of P-Tuning's table where it goes through a network (`projection`)."""
+        return shape.hidden_size
 
     def fitted(self, shape: ModelShape) -> Family:
         """Give the family with its module names narrowed to a model; known families need none."""
@@ -188,3 +200,10 @@ class Family(ABC):
         ids = list(generated_ids)
         end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
         return str(tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
+
+
+def in_layers(path: str, num_layers: int, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Give each layer the parameters of one, `sizes`, under their full names."""
+    return {
+        f"{path}.{layer}.{name}": size for layer in range(num_layers) for name, size in sizes.items()
+    }

@@ -81,7 +81,6 @@ class Generic(Family):
             default=(_first(text, ("vocab_size",)), hidden),
         )
         return ModelShape(
-            total_parameters=sum(_count(size) for size in tensors.values()),
             num_layers=len({_layer_of(linear.name) for linear in linears}),
             hidden_size=hidden,
             vocab_size=text.get("vocab_size") or embedding[0],
@@ -91,6 +90,7 @@ class Generic(Family):
                 (text[key] for key in _MAX_LENGTH_KEYS if text.get(key)), _DEFAULT_MAX_LENGTH
             ),
             linears=linears,
+            parameters={name: _count(size) for name, size in tensors.items()},
         )
 
     def fitted(self, shape: ModelShape) -> Family:

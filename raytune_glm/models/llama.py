@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from raytune_glm.errors import ModelError
 from raytune_glm.models import text_rows
-from raytune_glm.models.family import Encoded, Family, LinearShape, Message, ModelShape
+from raytune_glm.models.family import (
+    Encoded,
+    Family,
+    LinearShape,
+    Message,
+    ModelShape,
+    in_layers,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,12 +87,13 @@ class Llama(Family):
             "mlp.up_proj": (hidden, ffn, mlp_bias),
             "mlp.down_proj": (ffn, hidden, mlp_bias),
         }
-        per_layer = 2 * hidden + sum(
-            size_in * out + (out if bias else 0) for size_in, out, bias in sizes.values()
-        )
-        embeddings = vocab * hidden * (1 if config.get("tie_word_embeddings", False) else 2)
+        per_layer = {"input_layernorm.weight": hidden, "post_attention_layernorm.weight": hidden}
+        for name, (size_in, out, bias) in sizes.items():
+            per_layer[f"{name}.weight"] = size_in * out
+            if bias:
+                per_layer[f"{name}.bias"] = out
+        tied = config.get("tie_word_embeddings", False)
         return ModelShape(
-            total_parameters=embeddings + layers * per_layer + hidden,
             num_layers=layers,
             hidden_size=hidden,
             vocab_size=vocab,
@@ -99,6 +107,12 @@ class Llama(Family):
                 for layer in range(layers)
                 for name, (size_in, out, _) in sizes.items()
             ),
+            parameters={
+                "model.embed_tokens.weight": vocab * hidden,
+                **in_layers(self.layers_path, layers, per_layer),
+                "model.norm.weight": hidden,
+                **({} if tied else {"lm_head.weight": vocab * hidden}),
+            },
         )
 
     def encode(

@@ -27,6 +27,9 @@ def assert_shape_is_the_models(folder: Path) -> None:
     }
     assert ours == linears
     assert found.shape.total_parameters == model.num_parameters()
+    assert dict(found.shape.parameters) == {
+        name: parameter.numel() for name, parameter in model.named_parameters()
+    }
     assert found.shape.num_layers == len(model.get_submodule(found.family.layers_path))
     names = {name.rpartition(".")[2] for name in ours}
     assert set(found.family.attention_modules + found.family.mlp_modules) == names

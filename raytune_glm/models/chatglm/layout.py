@@ -14,10 +14,11 @@ from types import MappingProxyType
 from typing import Any
 
 from raytune_glm.errors import ModelError
-from raytune_glm.models.family import LinearShape, ModelShape
+from raytune_glm.models.family import LinearShape, ModelShape, in_layers
 
 MODEL_TYPE = "chatglm"
 LAYERS_PATH = "transformer.encoder.layers"
+_OUTPUT = "transformer.output_layer.weight"
 
 _LAYOUT_KEYS = ("padded_vocab_size", "multi_query_group_num", "ffn_hidden_size", "kv_channels")
 
@@ -106,15 +107,13 @@ def shape(config: Mapping[str, Any]) -> ModelShape:
         "mlp.dense_4h_to_h": (ffn, hidden),
     }
     bias_everywhere = bool(config.get("add_bias_linear", False))
-    biases = sum(
-        out
-        for name, (_, out) in sizes.items()
-        if bias_everywhere or (name.endswith("query_key_value") and config.get("add_qkv_bias"))
-    )
-    per_layer = sum(width * out for width, out in sizes.values()) + biases + 2 * hidden
-    outputs = 0 if config.get("tie_word_embeddings", False) else vocab * hidden
+    per_layer = {"input_layernorm.weight": hidden, "post_attention_layernorm.weight": hidden}
+    for name, (width, out) in sizes.items():
+        per_layer[f"{name}.weight"] = width * out
+        if bias_everywhere or (name.endswith("query_key_value") and config.get("add_qkv_bias")):
+            per_layer[f"{name}.bias"] = out
+    outputs = {} if config.get("tie_word_embeddings", False) else {_OUTPUT: vocab * hidden}
     return ModelShape(
-        total_parameters=vocab * hidden + layers * per_layer + hidden + outputs,
         num_layers=layers,
         hidden_size=hidden,
         vocab_size=vocab,
@@ -126,7 +125,18 @@ def shape(config: Mapping[str, Any]) -> ModelShape:
             for layer in range(layers)
             for name, (width, out) in sizes.items()
         ),
+        parameters={
+            "transformer.embedding.word_embeddings.weight": vocab * hidden,
+            **in_layers(LAYERS_PATH, layers, per_layer),
+            "transformer.encoder.final_layernorm.weight": hidden,
+            **outputs,
+        },
     )
+
+
+def prefix_embedding_size(shape: ModelShape) -> int:
+    """Width of the prefix table under its projection: the published code's `kv_size`."""
+    return 2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim
 
 
 def size_in(config: Mapping[str, Any], key: str) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raytune_glm.models.chatglm.layout import MODEL_TYPE, size_in
-from raytune_glm.models.family import LinearShape, ModelShape
+from raytune_glm.models.family import LinearShape, ModelShape, in_layers
 
 LAYERS_PATH = "transformer.layers"
 
@@ -42,11 +42,12 @@ def shape(config: Mapping[str, Any]) -> ModelShape:
         "mlp.dense_h_to_4h": (hidden, inner),
         "mlp.dense_4h_to_h": (inner, hidden),
     }
-    # Two layer norms with bias a layer, and a bias in every linear.
-    per_layer = sum(width * out + out for width, out in sizes.values()) + 4 * hidden
-    tables = 1 if config.get("tie_word_embeddings", True) else 2
+    norms = ("input_layernorm", "post_attention_layernorm")
+    per_layer = {f"{norm}.{kind}": hidden for norm in norms for kind in ("weight", "bias")}
+    for name, (width, out) in sizes.items():
+        per_layer |= {f"{name}.weight": width * out, f"{name}.bias": out}
+    outputs = {} if config.get("tie_word_embeddings", True) else {"lm_head.weight": vocab * hidden}
     return ModelShape(
-        total_parameters=tables * vocab * hidden + layers * per_layer + 2 * hidden,
         num_layers=layers,
         hidden_size=hidden,
         vocab_size=vocab,
@@ -58,4 +59,11 @@ def shape(config: Mapping[str, Any]) -> ModelShape:
             for layer in range(layers)
             for name, (width, out) in sizes.items()
         ),
+        parameters={
+            "transformer.word_embeddings.weight": vocab * hidden,
+            **in_layers(LAYERS_PATH, layers, per_layer),
+            "transformer.final_layernorm.weight": hidden,
+            "transformer.final_layernorm.bias": hidden,
+            **outputs,
+        },
     )
