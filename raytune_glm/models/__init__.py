@@ -102,14 +102,18 @@ def family_of(
     )
 
 
-def inspect_folder(path: str | Path, family_name: str | None = None) -> Checkpoint:
+def inspect_folder(
+    path: str | Path, family_name: str | None = None, *, template: str | None = None
+) -> Checkpoint:
     """Look at a checkpoint without torch: its family, its sizes, and whether its files are whole.
 
     Args:
         path: A folder in the published layout, or a hub id (then its small files are fetched).
         family_name: The family that the user named, if any.
+        template: The instruction template that the user named, if any.
 
     Raises:
+        ConfigError: The family has no such template.
         ModelError: It cannot be used; the message says what is missing or wrong.
     """
     folder = folders.local_folder(path, with_weights=False)
@@ -119,6 +123,8 @@ def inspect_folder(path: str | Path, family_name: str | None = None) -> Checkpoi
     if folder == Path(path):
         folders.weight_files(folder)
     folders.require_tokenizer(folder, family.tokenizer_files)
+    if template is not None:
+        family = family.with_template(template)
     shape = family.shape(config, folder)
     return Checkpoint(folder=folder, config=config, family=family.fitted(shape), shape=shape)
 

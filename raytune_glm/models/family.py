@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from raytune_glm.errors import ConfigError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -134,6 +136,17 @@ class Family(ABC):
         """Give the family with its module names narrowed to a model; known families need none."""
         return self
 
+    def with_template(self, name: str) -> Family:
+        """Give the family with another instruction template for its prompts.
+
+        Raises:
+            ConfigError: The family's prompts have one form only, or there is no such template.
+        """
+        raise ConfigError(
+            f"`model.template` must be left out for {self.name}, whose chat format is fixed, but "
+            f"got template={name!r}."
+        )
+
     def model_class(self) -> Any:
         """Give the class whose `from_pretrained` builds the model; imports transformers."""
         from transformers import AutoModelForCausalLM
@@ -205,5 +218,7 @@ class Family(ABC):
 def in_layers(path: str, num_layers: int, sizes: Mapping[str, int]) -> dict[str, int]:
     """Give each layer the parameters of one, `sizes`, under their full names."""
     return {
-        f"{path}.{layer}.{name}": size for layer in range(num_layers) for name, size in sizes.items()
+        f"{path}.{layer}.{name}": size
+        for layer in range(num_layers)
+        for name, size in sizes.items()
     }

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from raytune_glm.errors import ModelError
 from raytune_glm.models import folder as folders
-from raytune_glm.models import text_rows
+from raytune_glm.models.alpaca import known_template
 from raytune_glm.models.family import Encoded, Family, LinearShape, Message, ModelShape
+from raytune_glm.models.text_rows import TextRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +39,7 @@ class Generic(Family):
         layers_path: Module path of its layers, where its weights have been looked at.
         attention_modules: Those of the usual names of attention linears that it has.
         mlp_modules: Those of the usual names of feed-forward linears that it has.
+        template: Name of the Alpaca template of its prompts; see `TextRows`.
     """
 
     name = "generic"
@@ -55,7 +57,9 @@ class Generic(Family):
         layers_path: str = "model.layers",
         attention_modules: tuple[str, ...] = _ATTENTION[:4],
         mlp_modules: tuple[str, ...] = _MLP[:3],
+        template: str | None = None,
     ) -> None:
+        self.template = template
         self.layers_path = layers_path
         self.attention_modules = attention_modules
         self.mlp_modules = mlp_modules
@@ -104,6 +108,16 @@ class Generic(Family):
             attention_modules=attention,
             # Where no usual name fits, every linear is better than none.
             mlp_modules=mlp if attention or mlp else tuple(sorted(names)),
+            template=self.template,
+        )
+
+    def with_template(self, name: str) -> Family:
+        """See `Family.with_template`."""
+        return Generic(
+            layers_path=self.layers_path,
+            attention_modules=self.attention_modules,
+            mlp_modules=self.mlp_modules,
+            template=known_template(name),
         )
 
     def encode(
@@ -115,8 +129,8 @@ class Generic(Family):
         max_source_length: int,
     ) -> Encoded:
         """See `Family.encode`."""
-        return text_rows.encode_row(
-            tokenizer, messages, max_length=max_length, max_source_length=max_source_length
+        return TextRows(tokenizer, self.template).encode_row(
+            messages, max_length=max_length, max_source_length=max_source_length
         )
 
     def encode_prompt(
@@ -127,11 +141,12 @@ class Generic(Family):
         max_source_length: int,
     ) -> list[int]:
         """See `Family.encode_prompt`."""
-        return text_rows.encode_prompt(tokenizer, messages, max_source_length=max_source_length)
+        rows = TextRows(tokenizer, self.template)
+        return rows.encode_prompt(messages, max_source_length=max_source_length)
 
     def stop_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """See `Family.stop_token_ids`."""
-        return text_rows.stop_token_ids(tokenizer)
+        return TextRows(tokenizer, self.template).stop_token_ids()
 
 
 @cache

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from raytune_glm.errors import ModelError
-from raytune_glm.models import text_rows
+from raytune_glm.models.alpaca import known_template
 from raytune_glm.models.family import (
     Encoded,
     Family,
@@ -21,6 +21,7 @@ from raytune_glm.models.family import (
     ModelShape,
     in_layers,
 )
+from raytune_glm.models.text_rows import TextRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +31,11 @@ _DEFAULT_MAX_LENGTH = 2048
 
 
 class Llama(Family):
-    """LLaMA 1 to 3 and every checkpoint with `model_type: llama`."""
+    """LLaMA 1 to 3 and every checkpoint with `model_type: llama`.
+
+    Args:
+        template: Name of the Alpaca template of its prompts; see `TextRows`.
+    """
 
     name = "llama"
     layers_path = "model.layers"
@@ -62,6 +67,9 @@ class Llama(Family):
             )
         }
     )
+
+    def __init__(self, *, template: str | None = None) -> None:
+        self.template = template
 
     def has_layout(self, config: Mapping[str, Any]) -> bool:
         """See `Family.has_layout`."""
@@ -115,6 +123,10 @@ class Llama(Family):
             },
         )
 
+    def with_template(self, name: str) -> Family:
+        """See `Family.with_template`."""
+        return Llama(template=known_template(name))
+
     def encode(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -124,8 +136,8 @@ class Llama(Family):
         max_source_length: int,
     ) -> Encoded:
         """See `Family.encode`."""
-        return text_rows.encode_row(
-            tokenizer, messages, max_length=max_length, max_source_length=max_source_length
+        return TextRows(tokenizer, self.template).encode_row(
+            messages, max_length=max_length, max_source_length=max_source_length
         )
 
     def encode_prompt(
@@ -136,11 +148,12 @@ class Llama(Family):
         max_source_length: int,
     ) -> list[int]:
         """See `Family.encode_prompt`."""
-        return text_rows.encode_prompt(tokenizer, messages, max_source_length=max_source_length)
+        rows = TextRows(tokenizer, self.template)
+        return rows.encode_prompt(messages, max_source_length=max_source_length)
 
     def stop_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """See `Family.stop_token_ids`."""
-        return text_rows.stop_token_ids(tokenizer)
+        return TextRows(tokenizer, self.template).stop_token_ids()
 
 
 def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:

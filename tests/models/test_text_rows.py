@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raytune_glm.errors import DataError
+from raytune_glm.errors import ConfigError, DataError
 from raytune_glm.models import FAMILIES, Message, inspect_folder, load_tokenizer
 from raytune_glm.models.family import IGNORED_LABEL
 from tests.models.conftest import write_byte_tokenizer
@@ -64,7 +64,7 @@ def test_an_instruction_without_input_has_no_input_heading(plain: Any) -> None:
 def test_with_a_chat_template_a_row_is_the_templates(templated: Any) -> None:
     row = FAMILIES["generic"].encode(templated, ROW, **LONG)
     assert templated.decode(row.input_ids) == (
-        "<user>check the relaythe fan does not turn<|end|>\n<assistant>the relay<|end|>"
+        "<user>check the relay\nthe fan does not turn<|end|>\n<assistant>the relay<|end|>"
     )
     assert learned(templated, row) == "the relay<|end|>"
 
@@ -169,3 +169,36 @@ def test_a_generic_model_is_announced_in_the_log(
     with caplog.at_level(logging.INFO, logger="raytune_glm"):
         inspect_folder(tmp_path)
     assert "qwen2 has no family of its own here" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("template", "start", "end"),
+    [
+        ("alpaca", "<s>Below is an instruction that", "\n\n### Response:\nthe relay</s>"),
+        ("alpaca_legacy", "<s>Below is an instruction that", "\n\n### Response:the relay</s>"),
+        ("alpaca_short", "<s>### Instruction:\ncheck", "\n\n### Response:\nthe relay</s>"),
+        ("vigogne", "<s>Ci-dessous se trouve une", "\n\n### Réponse:\nthe relay</s>"),
+    ],
+)
+@pytest.mark.parametrize("name", ["llama", "generic"])
+def test_a_named_template_decides_even_where_the_tokenizer_has_one(
+    name: str, template: str, start: str, end: str, templated: Any
+) -> None:
+    family = FAMILIES[name].with_template(template)
+    row = family.encode(templated, ROW, **LONG)
+    text = templated.decode(row.input_ids)
+    assert text.startswith(start)
+    assert text.endswith(end)
+    assert learned(templated, row) == "the relay</s>"
+    prompt = family.encode_prompt(templated, ROW[:-1], max_source_length=800)
+    assert row.input_ids[: len(prompt)] == prompt
+
+
+def test_a_template_that_does_not_exist_or_has_no_effect_is_refused(
+    llama_folder: Path, chatglm_folder: Path
+) -> None:
+    assert inspect_folder(llama_folder, template="vigogne").family.name == "llama"
+    with pytest.raises(ConfigError, match=r"must be one of alpaca, .* but got template='vicuna'"):
+        inspect_folder(llama_folder, template="vicuna")
+    with pytest.raises(ConfigError, match=r"must be left out for chatglm3, whose chat format"):
+        inspect_folder(chatglm_folder, template="alpaca")
