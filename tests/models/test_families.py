@@ -1,0 +1,154 @@
+"""What every family must do alike: train under LoRA, checkpoint, and not care about padding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raytune_glm.models import inspect_folder, load_model
+from tests.models.conftest import write_byte_tokenizer
+from tests.models.test_vectors import VECTORS
+
+GMASK, SOP = 81, 84
+"""ChatGLM's `[gMASK]` and `<sop>` in the 28-layer fixture's small vocabulary."""
+NAMES = ["chatglm", "chatglm2", "chatglm3", "glm", "llama"]
+
+
+@pytest.fixture(params=NAMES)
+def folder(
+    request: pytest.FixtureRequest, chatglm_folder: Path, llama_folder: Path, glm_folder: Path
+) -> Path:
+    return {
+        "chatglm": VECTORS / "chatglm",
+        "chatglm2": VECTORS / "chatglm2",
+        "chatglm3": chatglm_folder,
+        "glm": glm_folder,
+        "llama": llama_folder,
+    }[request.param]
+
+
+@pytest.fixture(scope="module")
+def glm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of transformers' own `glm`, the later GLM-4-9B release's architecture."""
+    from transformers import GlmConfig, GlmForCausalLM
+
+    folder = tmp_path_factory.mktemp("glm")
+    torch.manual_seed(7)
+    config = GlmConfig(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        pad_token_id=0,
+    )
+    GlmForCausalLM(config).save_pretrained(folder)
+    write_byte_tokenizer(folder)
+    return folder
+
+
+def rows(folder: Path) -> list[tuple[list[int], int]]:
+    """Ids, and how many of the last ones carry a label."""
+    if folder.name == "chatglm":
+        return [
+            ([5, 9, 60, 33, GMASK, SOP, 41, 42], 3),
+            ([7, GMASK, SOP, 50], 2),
+            ([21, 22, 23, GMASK, SOP, 61, 62], 3),
+        ]
+    return [([5, 9, 60, 270, 301, 12], 2), ([7, 80, 2], 1), ([31, 32, 33, 34], 2)]
+
+
+def batch(folder: Path, *, side: str, pad: int) -> dict[str, torch.Tensor]:
+    width = max(len(ids) for ids, _ in rows(folder)) + 2
+    columns: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
+    for ids, num_labels in rows(folder):
+        pads = width - len(ids)
+        labels = [-100] * (len(ids) - num_labels) + ids[-num_labels:]
+        for name, value, filler in (
+            ("input_ids", ids, pad),
+            ("attention_mask", [1] * len(ids), 0),
+            ("labels", labels, -100),
+        ):
+            fill = [filler] * pads
+            columns[name].append(fill + value if side == "left" else value + fill)
+    return {name: torch.tensor(value) for name, value in columns.items()}
+
+
+def loss_of(model: Any, **inputs: torch.Tensor) -> float:
+    with torch.no_grad():
+        return float(model(**inputs).loss)
+
+
+def test_left_right_and_no_padding_give_the_same_loss(folder: Path) -> None:
+    model: Any = load_model(folder)
+    pad = model.config.pad_token_id or 0
+    left = loss_of(model, **batch(folder, side="left", pad=pad))
+    right = batch(folder, side="right", pad=pad)
+    assert left == pytest.approx(loss_of(model, **right), abs=1e-5)
+    del right["attention_mask"]
+    assert left == pytest.approx(loss_of(model, **right), abs=1e-5)
+    total, count = 0.0, 0
+    for ids, num_labels in rows(folder):
+        labels = [-100] * (len(ids) - num_labels) + ids[-num_labels:]
+        alone = loss_of(model, input_ids=torch.tensor([ids]), labels=torch.tensor([labels]))
+        total, count = total + alone * num_labels, count + num_labels
+    assert left == pytest.approx(total / count, abs=1e-5)
+
+
+def test_checkpointing_gives_the_same_gradients(folder: Path) -> None:
+    results = []
+    for checkpointed in (False, True):
+        model: Any = load_model(folder)
+        model.train()
+        if checkpointed:
+            model.activation_checkpointing_enable()
+        model(**batch(folder, side="left", pad=model.config.pad_token_id or 0)).loss.backward()
+        results.append({name: value.grad for name, value in model.named_parameters()})
+    for name, gradient in results[0].items():
+        assert torch.allclose(gradient, results[1][name], atol=1e-6), name
+
+
+# peft 0.21 asks transformers under a name that transformers is about to drop.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_thirty_steps_of_lora_lower_the_loss(folder: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from raytune_glm.models import FAMILIES, family_of
+    from raytune_glm.models.folder import read_json
+
+    torch.manual_seed(5)
+    family = family_of(read_json(folder, "config.json"))
+    if family.name == "generic":
+        family = inspect_folder(folder).family
+    assert family.name in FAMILIES
+    lora = LoraConfig(r=4, target_modules=list(family.default_lora_modules))
+    model: Any = get_peft_model(load_model(folder), lora)
+    model.train()
+    trainable = [value for value in model.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-2)
+    inputs = batch(folder, side="left", pad=model.config.pad_token_id or 0)
+    losses = []
+    for _ in range(30):
+        loss = model(**inputs).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_rows_of_a_left_padded_batch_generate_what_they_generate_alone(folder: Path) -> None:
+    model: Any = load_model(folder)
+    pad = model.config.pad_token_id or 0
+    inputs = batch(folder, side="left", pad=pad)
+    del inputs["labels"]
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": pad}
+    together = model.generate(**inputs, **settings)
+    for (ids, _), generated in zip(rows(folder), together, strict=True):
+        alone = model.generate(torch.tensor([ids]), **settings)
+        assert generated[-6:].tolist() == alone[0, -6:].tolist()
