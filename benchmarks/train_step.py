@@ -4,11 +4,11 @@
     python benchmarks/train_step.py --device cuda --model chatglm3-6b --precision bf16 \
         --shape 1x1560 --shape 6x200 --lora --checkpointing
 
-The plain model does what `modeling_chatglm.py` of THUDM/chatglm3-6b does: an explicit mask, scores
-and probabilities written out, keys and values repeated for each query head, logits of every row in
-fp32. It runs on our model's own weights, and its loss must be ours before time is taken. With `--lora`
-the base is frozen and only ours is timed: tokens a second, peak memory, and, where the device's peak
-is known, the share of it that the step reaches.
+The plain model does what `modeling_chatglm.py` of THUDM/chatglm3-6b does: an explicit mask,
+scores and probabilities written out, keys and values repeated for each query head, logits of
+every row in fp32. It runs on our model's own weights, and its loss must be ours before time is
+taken. With `--lora` the base is frozen and only ours is timed: tokens a second, peak memory, and,
+where the device's peak is known, the share of it that the step reaches.
 """
 
 from __future__ import annotations
