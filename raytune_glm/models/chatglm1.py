@@ -36,6 +36,7 @@ class ChatGLM1(Family):
     mlp_modules = ("dense_h_to_4h", "dense_4h_to_h")
     default_lora_modules = ("query_key_value",)
     tokenizer_files = ("ice_text.model",)
+    has_own_prefix = True
     needs_token_ids = True
     # Of `config.json` of THUDM/chatglm-6b at the hub.
     published: Mapping[str, Mapping[str, Any]] = MappingProxyType(

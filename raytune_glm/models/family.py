@@ -97,6 +97,8 @@ class Family(ABC):
     """LoRA's targets where the user names none: those that the published tools use."""
     tokenizer_files: tuple[str, ...]
     """Files of a checkpoint folder of which at least one must be there to build a tokenizer."""
+    has_own_prefix: bool = False
+    """Whether its model has `add_prefix`: the published P-Tuning, before the text's position 0."""
     needs_token_ids: bool = False
     """Whether the model reads its layout off the ids, so that embeddings alone are not enough."""
     published: Mapping[str, Mapping[str, Any]] = MappingProxyType({})

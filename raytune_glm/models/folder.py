@@ -173,14 +173,12 @@ def _fetch(hub_id: str, *, with_weights: bool) -> Path:
 
     small = ["*.json", "*.model", "*.txt", "*.jinja"]
     try:
-        listed = snapshot_download(hub_id, allow_patterns=small)
-        if with_weights:
-            # Published repositories may hold the same weights twice; one copy is enough.
-            has_safetensors = (Path(listed) / _INDEXES[0]).is_file() or not (
-                Path(listed) / _INDEXES[1]
-            ).is_file()
-            weights = "*.safetensors" if has_safetensors else "*.bin"
-            listed = snapshot_download(hub_id, allow_patterns=[*small, weights])
+        # Published repositories may hold the same weights twice; one copy is enough.
+        for weights in ("*.safetensors", "*.bin") if with_weights else (None,):
+            patterns = small if weights is None else [*small, weights]
+            fetched = Path(snapshot_download(hub_id, allow_patterns=patterns))
+            if weights is not None and any(fetched.glob(weights)):
+                break
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), "no reason given")
         raise ModelError(
@@ -188,4 +186,4 @@ def _fetch(hub_id: str, *, with_weights: bool) -> Path:
             f"({type(error).__name__}: {reason}): "
             "check the path, or the name and the network."
         ) from error
-    return Path(listed)
+    return fetched

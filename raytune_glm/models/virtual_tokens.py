@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from raytune_glm.errors import ModelError
-from raytune_glm.models.chatglm.prefix import Prefix, PrefixEncoder, seeded
+from raytune_glm.models.chatglm.prefix import PrefixEncoder, seeded
 
 Start = Callable[[Callable[..., Any], dict[str, Any]], Any]
 """Runs the first forward of a row: takes the model's own forward, and its arguments by name."""
@@ -99,8 +99,7 @@ def add_prefix(model: PreTrainedModel, encoder: PrefixEncoder, layers_path: str 
             return plain(**{**arguments, "past_key_values": seeded(cache, prefix)})
         held = Cache(layers=[_Held(keys, values) for keys, values in prefix])
         output = plain(**{**arguments, "past_key_values": held, "use_cache": False})
-        output.past_key_values = None
-        return output
+        return type(output)(**{k: v for k, v in output.items() if k != "past_key_values"})
 
     _lead_rows(model, encoder.embedding.num_embeddings, start)
 
@@ -109,7 +108,7 @@ class _Held(DynamicLayer):
     """A layer's prefix, which never grows: a layer may be run twice, as checkpointing does."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # theirs
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
 
@@ -139,7 +138,7 @@ def _lead_rows(model: PreTrainedModel, length: int, start: Start) -> None:
             return start(plain, arguments)
         return plain(**arguments)
 
-    model.forward = forward  # type: ignore[method-assign] # `generate` calls it on the model
+    model.forward = forward  # on the model itself, where `generate` calls it
 
 
 def _with_room(
@@ -165,7 +164,7 @@ def _with_room(
 
 
 def prefix_of(model: PreTrainedModel, length: int, *, projection: bool) -> PrefixEncoder:
-    """Make a prefix of a model's sizes, projected through a network of its hidden size if wanted."""
+    """Make a prefix of a model's sizes; its network, if it has one, is of the hidden size."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -178,6 +177,3 @@ def prefix_of(model: PreTrainedModel, length: int, *, projection: bool) -> Prefi
         embedding_size=config.hidden_size,
         projection=projection,
     ).to(device=model.device, dtype=model.dtype)
-
-
-__all__ = ["Prefix", "add_prefix", "add_prompt", "prefix_of"]

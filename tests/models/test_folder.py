@@ -84,6 +84,43 @@ def test_a_hub_id_that_cannot_be_fetched_is_refused_with_the_reason(
     assert time.monotonic() - start < 3
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "both"])
+def test_a_hub_id_is_fetched_with_one_copy_of_its_weights(
+    chatglm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    import huggingface_hub
+    import torch
+    from safetensors.torch import load_file
+
+    repository, snapshot = tmp_path / "repository", tmp_path / "snapshot"
+    shutil.copytree(chatglm_folder, repository)
+    snapshot.mkdir()
+    if kind != "safetensors":
+        tensors = load_file(repository / "model.safetensors")
+        torch.save(tensors, repository / "pytorch_model.bin")
+    if kind == "bin":
+        (repository / "model.safetensors").unlink()
+
+    def download(hub_id: str, *, allow_patterns: list[str]) -> str:
+        assert hub_id == "some-org/some-model"
+        for pattern in allow_patterns:
+            for file in repository.glob(pattern):
+                shutil.copy(file, snapshot)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    assert inspect_folder("some-org/some-model").family.name == "chatglm3"
+    assert not list(snapshot.glob("*.safetensors")) + list(snapshot.glob("*.bin"))
+    assert load_model("some-org/some-model").config.num_layers == 2
+    assert load_tokenizer("some-org/some-model").encode("fan")
+    weights = {file.name for file in snapshot.iterdir()} & {
+        "model.safetensors",
+        "pytorch_model.bin",
+    }
+    assert weights == {"pytorch_model.bin" if kind == "bin" else "model.safetensors"}
+
+
 def test_a_file_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.bin").touch()
     with pytest.raises(ModelError, match=r"a model must be a folder, but .* is a file"):
