@@ -3,7 +3,7 @@
     checkpoint/
       index.json                 which folders below count; replaced atomically when they are whole
       state/step-000040/         DeepSpeed's state and each rank's loop state, to go on from
-      adapter/step-000030/       what the method trained, in PEFT's format, at the best evaluation
+      adapter/step-000030/       what the method trained, as it saves it, at the best evaluation
 
 A kill at any moment leaves an index that names finished folders; what it does not name is swept
 away at the next save. Read next: `raytune_glm.worker`.
@@ -23,6 +23,7 @@ from raytune_glm import files
 
 if TYPE_CHECKING:
     from raytune_glm.engine.deepspeed import DeepSpeedEngine
+    from raytune_glm.methods import Method
 
 INDEX = "index.json"
 
@@ -36,9 +37,10 @@ def best_adapter(checkpoint: Path) -> Path | None:
 class Checkpoints:
     """The checkpoint folder of one trial, seen from one rank. Every rank calls every method."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use `folder`, which need not exist yet."""
+    def __init__(self, folder: Path, method: Method) -> None:
+        """Use `folder`, which need not exist yet, for what `method` trains."""
         self._folder = folder
+        self._method = method
 
     def resume(self, engine: DeepSpeedEngine) -> dict[str, Any] | None:
         """Put the engine and this rank's random streams where the last save left them.
@@ -85,7 +87,7 @@ class Checkpoints:
         if best:
             weights = engine.trained_weights()
             if distributed.rank() == 0:
-                save_adapter(engine.model, weights, self._folder / adapter)
+                self._method.save(engine.model, weights, self._folder / adapter)
         distributed.barrier()
         if distributed.rank() == 0:
             index = _read_index(self._folder)
@@ -110,29 +112,6 @@ class Checkpoints:
             for folder in (self._folder / kind).glob("step-*"):
                 if folder not in named:
                     shutil.rmtree(folder)
-
-
-def save_adapter(model: Any, weights: dict[str, Any], folder: Path) -> None:
-    """Write what a method trained, in PEFT's own format.
-
-    Args:
-        model: The PEFT model.
-        weights: Its trained parameters by name, gathered.
-        folder: Where to.
-
-    Raises:
-        RuntimeError: Nothing would be written: an adapter that holds no weight is worse than none.
-    """
-    from safetensors import safe_open
-
-    model.save_pretrained(folder, state_dict=weights, safe_serialization=True)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as saved:
-        if len(list(saved.keys())) != len(weights):
-            raise RuntimeError(
-                f"the adapter in {folder} must hold all {len(weights)} trained tensors, but holds "
-                f"{len(list(saved.keys()))}"
-            )
 
 
 def _read_index(folder: Path) -> dict[str, str]:

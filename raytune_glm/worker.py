@@ -169,7 +169,7 @@ class _Trial:
         model = run.method.apply(model, family)
         if run.train.gradient_checkpointing:
             # Without reentrance, frozen inputs may stay without a gradient of their own.
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         # Counted here: ZeRO-3 leaves every rank with a part of each weight.
         self._trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self._run = run
@@ -190,7 +190,7 @@ class _Trial:
             batch_size=run.train.eval_batch_size,
             max_new_tokens=run.train.max_new_tokens,
         )
-        self._checkpoints = Checkpoints(folder / "checkpoint")
+        self._checkpoints = Checkpoints(folder / "checkpoint", run.method)
         self._is_first = distributed.rank() == 0
         # Dropout differs between workers, as their rows do; initialisation above did not.
         _seed(run.train.seed + distributed.rank())

@@ -21,7 +21,6 @@ from raytune_glm.config.tree import RunConfig, SweepConfig
 from raytune_glm.data import DataConfig, Split, check_files
 from raytune_glm.errors import ConfigError, UserError
 from raytune_glm.models import Checkpoint, inspect_folder
-from raytune_glm.models.family import ModelShape
 
 T = TypeVar("T")
 
@@ -80,7 +79,7 @@ def check_sweep(sweep: SweepConfig) -> Plan:
     num_rows = _RowCounts(sweep.data, rows)
     for check in (
         lambda run: run.method.check(model.shape, model.family),
-        lambda run: _check_length(run, model.shape),
+        lambda run: _check_length(run, model),
         lambda run: _check_reports(run, sweep, num_rows(run)),
     ):
         for run in runs:
@@ -183,11 +182,13 @@ def _check_dev(sweep: SweepConfig) -> None:
         )
 
 
-def _check_length(run: RunConfig, shape: ModelShape) -> None:
-    if run.data.max_length > shape.max_length:
+def _check_length(run: RunConfig, model: Checkpoint) -> None:
+    limit, taken = model.shape.max_length, run.method.added_tokens(model.family)
+    if run.data.max_length > limit - taken:
+        besides = f" less the {taken} virtual tokens of the method" if taken else ""
         raise ConfigError(
-            f"data.max_length must be at most {shape.max_length}, the longest sequence of this "
-            f"model, but got max_length={run.data.max_length}"
+            f"data.max_length must be at most {limit - taken}, the longest sequence of this "
+            f"model{besides}, but got max_length={run.data.max_length}"
         )
 
 

@@ -158,6 +158,16 @@ class RunConfig(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_base_trainable(self) -> RunConfig:
+        if self.method.trains_base and self.model.quantization is not None:
+            raise ValueError(
+                f"model.quantization must be left out where the base itself trains, but got "
+                f"quantization={self.model.quantization} with method.name={self.method.name}: "
+                "leave it out, or use lora"
+            )
+        return self
+
     @property
     def gradient_accumulation_steps(self) -> int:
         """Forward passes of a worker in one optimizer step."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from raytune_glm.models.family import Family, ModelShape
@@ -18,6 +20,9 @@ class Method(BaseModel, ABC):
     """A fine-tuning method's settings, which put the method on a model by `apply`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    trains_base: ClassVar[bool] = False
+    """Whether weights of the base itself train, which therefore cannot be quantized."""
 
     @abstractmethod
     def check(self, shape: ModelShape, family: Family) -> None:
@@ -31,6 +36,10 @@ class Method(BaseModel, ABC):
     def trainable_parameters(self, shape: ModelShape, family: Family) -> int:
         """Work out how many parameters the method trains, without building the model."""
 
+    def added_tokens(self, family: Family) -> int:
+        """Give the tokens that the method takes from the longest sequence of the model."""
+        return 0
+
     @abstractmethod
     def apply(self, model: PreTrainedModel, family: Family) -> PreTrainedModel:
         """Put the method on `model`: afterwards exactly what it trains has `requires_grad`.
@@ -39,12 +48,31 @@ class Method(BaseModel, ABC):
 
         Returns:
             The model to train; `model` itself is changed by it.
+
+        Raises:
+            UserError: The model turns out not to be one that the method can train.
+        """
+
+    @abstractmethod
+    def save(self, model: PreTrainedModel, weights: Mapping[str, Tensor], folder: Path) -> None:
+        """Write what was trained: in PEFT's format where PEFT has the method.
+
+        Args:
+            model: What `apply` gave. Its weights may be spread over ranks: only `weights` count.
+            weights: The trained parameters by name, whole, on the CPU.
+            folder: Where to; made if it is not there.
+
+        Raises:
+            RuntimeError: What was written does not hold all that was trained.
         """
 
     @abstractmethod
     def load(self, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-        """Put what was trained, as a trial's `best/` holds it, on a fresh base `model`.
+        """Put what was trained, as `save` wrote it, on a fresh base `model`.
 
         Returns:
             The model to evaluate; `model` itself is changed by it.
+
+        Raises:
+            ModelError: The folder does not hold what this method trains on such a model.
         """

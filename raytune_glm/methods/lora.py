@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -10,8 +11,10 @@ from pydantic import BeforeValidator, Field
 
 from raytune_glm.errors import ConfigError
 from raytune_glm.methods.base import Method
+from raytune_glm.methods.weights import require_saved
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from raytune_glm.models.family import Family, LinearShape, ModelShape
@@ -47,6 +50,12 @@ class LoRA(Method):
     `all` of them. None: those that the published tools adapt for this family."""
     rank_stabilized: bool = False
     """Divide alpha by the square root of the rank instead (rsLoRA, arXiv 2312.03732)."""
+    use_dora: bool = False
+    """Train the length of each row of the adapted weight apart from its direction (DoRA, arXiv
+    2402.09353): one more parameter a row, and a slower step."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Biases of the base that train too: none, all of the model's, or those of the targets. The
+    adapter then changes the model even where it is switched off."""
 
     def _wanted(self, family: Family) -> tuple[str, ...]:
         groups = {
@@ -85,7 +94,7 @@ class LoRA(Method):
         ]
 
     def check(self, shape: ModelShape, family: Family) -> None:
-        """Refuse target modules that match nothing, and a rank that no target can use.
+        """Refuse targets that match nothing, a rank that no target can use, biases that are none.
 
         Raises:
             ConfigError: The setting, its value and what to write instead.
@@ -99,12 +108,28 @@ class LoRA(Method):
                 f"method.rank must be at most {limit}, the smaller side of {smallest.name}, "
                 f"but got rank={self.rank}: a higher rank adds parameters and no freedom"
             )
+        if self.bias != "none" and not self._biases(shape, family):
+            raise ConfigError(
+                f"method.bias must be none for this {family.name} model and these targets, which "
+                f"have no bias, but got bias={self.bias}"
+            )
 
     def trainable_parameters(self, shape: ModelShape, family: Family) -> int:
-        """`rank * (in + out)` for each target."""
+        """`rank * (in + out)` for each target, for DoRA its rows, and the biases that train."""
         return sum(
-            self.rank * (t.in_features + t.out_features) for t in self.targets(shape, family)
-        )
+            self.rank * (t.in_features + t.out_features) + self.use_dora * t.out_features
+            for t in self.targets(shape, family)
+        ) + sum(self._biases(shape, family))
+
+    def _biases(self, shape: ModelShape, family: Family) -> list[int]:
+        """Elements of each bias of the base that trains."""
+        if self.bias == "none":
+            return []
+        if self.bias == "lora_only":
+            names = [f"{target.name}.bias" for target in self.targets(shape, family)]
+        else:
+            names = [name for name in shape.parameters if name.endswith(".bias")]
+        return [shape.parameters[name] for name in names if name in shape.parameters]
 
     def apply(self, model: PreTrainedModel, family: Family) -> PreTrainedModel:
         """Wrap the targets with PEFT's LoRA layers; everything else is frozen."""
@@ -117,8 +142,16 @@ class LoRA(Method):
             lora_dropout=self.dropout,
             target_modules=list(self._wanted(family)),
             use_rslora=self.rank_stabilized,
+            use_dora=self.use_dora,
+            bias=self.bias,
         )
         return get_peft_model(model, config)  # type: ignore[return-value]  # it stands in for one
+
+    def save(self, model: PreTrainedModel, weights: Mapping[str, Tensor], folder: Path) -> None:
+        """Write the adapter as PEFT does."""
+        model.save_pretrained(folder, state_dict=dict(weights), safe_serialization=True)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        require_saved(folder / "adapter_model.safetensors", len(weights))
 
     def load(self, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         """Put a saved adapter on `model`, as plain PEFT does."""

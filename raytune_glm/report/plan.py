@@ -20,7 +20,7 @@ def describe_plan(sweep: SweepConfig, plan: Plan) -> str:
         "trials": f"{search.num_trials} by {search.sampler.name} and {search.scheduler.name}, "
         f"for {search.metric} on dev",
         "trainable": f"{_span(plan.trainable)} parameters, "
-        f"{100 * most / (shape.total_parameters + most):.4g} % of all at most",
+        f"at most {100 * most / shape.total_parameters:.4g} % of the base's",
         "step": f"{train.batch_size} rows = {train.micro_batch_size} a pass x "
         f"{sweep.gradient_accumulation_steps} passes x {run.num_workers} worker(s), "
         f"at most {_span(plan.tokens_per_step)} tokens",

@@ -130,7 +130,8 @@ def test_a_setting_of_a_variant_that_does_not_exist_is_refused(file: Path) -> No
 def test_a_variant_that_does_not_exist_is_refused(file: Path) -> None:
     message = refusal(file, "search.space.method={one_of: {lorra: {}}}")
     assert "search.space: at method={'name': 'lorra'}" in message
-    assert "method.name: must be 'lora', but got 'lorra'" in message
+    assert "method: 'name' must be one of 'lora', " in message
+    assert "but got 'lorra'" in message
 
 
 def test_a_setting_beside_its_whole_section_would_have_no_effect(file: Path) -> None:

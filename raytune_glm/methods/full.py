@@ -1,0 +1,46 @@
+"""Full fine-tuning: every parameter of the base trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from raytune_glm.methods import weights as saved_weights
+from raytune_glm.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from raytune_glm.models.family import Family, ModelShape
+
+
+class Full(Method):
+    """Train the whole model; `best/` then holds all of its weights."""
+
+    trains_base: ClassVar[bool] = True
+
+    name: Literal["full"] = "full"
+
+    def check(self, shape: ModelShape, family: Family) -> None:
+        """Refuse nothing: there is nothing to set."""
+
+    def trainable_parameters(self, shape: ModelShape, family: Family) -> int:
+        """All of the model's, tied ones counted once."""
+        return shape.total_parameters
+
+    def apply(self, model: PreTrainedModel, family: Family) -> PreTrainedModel:
+        """Have every parameter train."""
+        saved_weights.train_only(model, {name for name, _ in model.named_parameters()})
+        return model
+
+    def save(self, model: PreTrainedModel, weights: Mapping[str, Tensor], folder: Path) -> None:
+        """Write all weights under their own names, tied ones once."""
+        saved_weights.write_weights(self, weights, folder)
+
+    def load(self, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+        """Put the weights in place of the base's."""
+        names = {name for name, _ in model.named_parameters()}
+        saved_weights.read_weights(model, folder, names=names)
+        return model
