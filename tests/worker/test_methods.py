@@ -10,7 +10,7 @@ import torch
 
 from raytune_glm.config import RunConfig
 from raytune_glm.engine.deepspeed import DeepSpeedEngine, choose_accelerator
-from tests.methods.conftest import Base, batch, bases
+from tests.methods.conftest import Base, bases, batch
 from tests.methods.test_contract import EXAMPLES, applied, logits, trained
 
 __all__ = ["bases"]
