@@ -202,6 +202,18 @@ def test_rows_longer_than_the_model_can_read_are_refused(file: Path, tiny_glm: P
     assert message.startswith(f"data.max_length must be at most {longest}, the longest sequence")
 
 
+def test_a_prompt_takes_its_tokens_from_the_longest_row_and_a_chatglm_prefix_does_not(
+    file: Path, tiny_glm: Path
+) -> None:
+    longest = json.loads((tiny_glm / "config.json").read_text(encoding="utf-8"))["seq_length"]
+    check(file, "method={name: p_tuning_v2}", f"data.max_length={longest}")
+    check(file, "method={name: prompt_tuning}", f"data.max_length={longest - 16}")
+    message = refusal(file, "method={name: prompt_tuning}", f"data.max_length={longest - 15}")
+    assert f"must be at most {longest - 16}, the longest sequence of this model less the 16" in (
+        message
+    )
+
+
 # The model on disk.
 
 

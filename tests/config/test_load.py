@@ -277,6 +277,13 @@ def test_a_fault_is_one_line_with_its_path_rule_and_value(
     assert line in lines[0]
 
 
+@pytest.mark.parametrize("method", ["{name: full}", "{name: freeze, num_trainable_layers: 1}"])
+def test_a_quantized_base_cannot_train_itself(file: Path, method: str) -> None:
+    load_sweep(file, ["model.quantization=int8"])
+    with pytest.raises(ConfigError, match="must be left out where the base itself trains, but got"):
+        load_sweep(file, [f"method={method}", "model.quantization=int8"])
+
+
 def test_zero_3_cannot_spread_a_quantized_base(file: Path) -> None:
     with pytest.raises(ConfigError, match="zero_stage must be at most 2 with a quantized base"):
         load_sweep(file, ["deepspeed.zero_stage=3", "model.quantization=nf4"])

@@ -152,6 +152,35 @@ def test_a_target_that_matches_no_linear_of_the_layers_is_refused(llama: Path, t
         LoRA(target_modules=target).check(found.shape, found.family)
 
 
+def test_biases_train_where_there_are_some_and_are_refused_where_there_are_none(
+    folder: Path,
+) -> None:
+    found = inspect_folder(folder)
+    attention = LoRA(rank=2, target_modules="attention")
+    plain = attention.trainable_parameters(found.shape, found.family)
+    for bias in ("all", "lora_only"):
+        method = attention.model_copy(update={"bias": bias})
+        if found.family.name == "llama":
+            with pytest.raises(ConfigError, match=f"have no bias, but got bias={bias}"):
+                method.check(found.shape, found.family)
+        else:
+            method.check(found.shape, found.family)
+            model = method.apply(load_model(folder), found.family)
+            made = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            assert method.trainable_parameters(found.shape, found.family) == made > plain
+
+
+def test_dora_trains_a_length_for_each_row_of_a_target(folder: Path) -> None:
+    found = inspect_folder(folder)
+    plain = LoRA(rank=2, target_modules="mlp")
+    dora = plain.model_copy(update={"use_dora": True})
+    model = dora.apply(load_model(folder), found.family)
+    made = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert dora.trainable_parameters(found.shape, found.family) == made
+    rows = sum(target.out_features for target in plain.targets(found.shape, found.family))
+    assert made - plain.trainable_parameters(found.shape, found.family) == rows
+
+
 def test_one_wrong_target_among_right_ones_is_refused(llama: Path) -> None:
     found = inspect_folder(llama)
     with pytest.raises(ConfigError, match="'qproj' matches nothing"):
