@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from raytune_glm.errors import ConfigError, ModelError
 from raytune_glm.methods import AnyMethod, PromptTuning, PTuningV2
-from raytune_glm.models import FAMILIES
+from raytune_glm.models import FAMILIES, load_model
 from tests.methods.conftest import Base, batch
 from tests.methods.test_contract import EXAMPLES, applied, logits, train, trained
+from tests.models.oracle import FAMILY_NAMES, GRADIENT, LOSS, case, worst
 
 
 def chatglm_6b_count(method: AnyMethod) -> int:
@@ -156,3 +158,25 @@ def test_rows_sampled_in_a_beam_keep_their_prefix(bases: dict[str, Base]) -> Non
         cached = model.generate(ids, num_beams=3, **options)
         plain = model.generate(ids, num_beams=3, use_cache=False, **options)
     assert cached.tolist() == plain.tolist()
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("projection", [True, False], ids=["projected", "direct"])
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_published_prefix_gives_the_originals_loss_and_gradients(
+    shared: Path, family: str, projection: bool, tmp_path: Path
+) -> None:
+    folder = shared / "oracle" / family
+    variant = "ptuning_projection" if projection else "ptuning_embedding"
+    torch.save(load_file(folder / f"{variant}.safetensors"), tmp_path / "pytorch_model.bin")
+    method = PTuningV2(num_virtual_tokens=4, projection=projection)
+    model: Any = method.load(load_model(folder), tmp_path)
+    one = case(folder, f"{variant}/batch_left_pad_labels")
+    loss = model(**one.inputs).loss
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(one.expect["loss"], abs=LOSS)
+    gradients = {name: p.grad for name, p in model.named_parameters() if "prefix_encoder" in name}
+    expected = {n: t for n, t in one.expect["grads"].items() if "prefix_encoder" in n}
+    assert expected
+    for name, theirs in expected.items():
+        assert worst(gradients[name], one.tensors[theirs]) < GRADIENT, name
