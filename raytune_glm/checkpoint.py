@@ -3,7 +3,7 @@
     checkpoint/
       index.json                 which folders below count; replaced atomically when they are whole
       state/step-000040/         DeepSpeed's state and each rank's loop state, to go on from
-      adapter/step-000030/       what the method trained, as it saves it, at the best evaluation
+      adapter/step-000030/       what the method trained, as it saves it, at the best evaluations
 
 A kill at any moment leaves an index that names finished folders; what it does not name is swept
 away at the next save. Read next: `raytune_glm.worker`.
@@ -16,6 +16,7 @@ import os
 import random
 import shutil
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,25 @@ if TYPE_CHECKING:
 INDEX = "index.json"
 
 
-def best_adapter(checkpoint: Path) -> Path | None:
-    """The folder of a trial's best adapter, or None where it never came to an evaluation."""
-    name = _read_index(checkpoint).get("adapter")
-    return checkpoint / name if name else None
+KEPT_ADAPTERS = 3
+"""How many of the best adapters stay. Reports travel while a trial trains on: when a scheduler
+stops it, its worker may be an evaluation or two ahead of what the sweep knows as the best."""
+
+
+def best_adapter(checkpoint: Path, *, step: int | None = None) -> Path | None:
+    """Find a trial's best adapter.
+
+    Args:
+        checkpoint: The trial's checkpoint folder.
+        step: The step of the best evaluation that was reported; none: the best one saved.
+
+    Returns:
+        Its folder, or None where the trial never came to an evaluation.
+    """
+    names = _read_index(checkpoint).adapters
+    if step is not None:
+        names = [name for name in names if name == _adapter(step)] or names
+    return checkpoint / names[0] if names else None
 
 
 class Checkpoints:
@@ -50,7 +66,7 @@ class Checkpoints:
         """
         from raytune_glm.engine import distributed
 
-        tag = _read_index(self._folder).get("state")
+        tag = _read_index(self._folder).state
         if tag is None:
             return None
         parent, name = os.path.split(tag)
@@ -78,7 +94,7 @@ class Checkpoints:
 
         from raytune_glm.engine import distributed
 
-        state, adapter = f"state/step-{step:06d}", f"adapter/step-{step:06d}"
+        state, adapter = f"state/step-{step:06d}", _adapter(step)
         engine.save_state(self._folder / "state", f"step-{step:06d}")
         torch.save(
             {"loop": loop, "random": _random_state()},
@@ -90,36 +106,47 @@ class Checkpoints:
                 self._method.save(engine.model, weights, self._folder / adapter)
         distributed.barrier()
         if distributed.rank() == 0:
-            index = _read_index(self._folder)
-            index["state"] = state
+            for name in (state, adapter) if best else (state,):
+                _sync_tree(self._folder / name)
+            adapters = _read_index(self._folder).adapters
             if best:
-                index["adapter"] = adapter
-            self._publish(index)
+                former = [name for name in adapters if name != adapter]
+                adapters = [adapter, *former][:KEPT_ADAPTERS]
+            _publish(self._folder, _Index(state=state, adapters=adapters))
         distributed.barrier()
 
-    def drop_state(self) -> None:
-        """Keep the adapter alone: the trial is over. Called by rank 0 or by the driver."""
-        index = _read_index(self._folder)
-        index.pop("state", None)
-        self._publish(index)
 
-    def _publish(self, index: dict[str, str]) -> None:
-        for name in index.values():
-            _sync_tree(self._folder / name)
-        files.write_json(self._folder / INDEX, index)
-        named = {self._folder / name for name in index.values()}
-        for kind in ("state", "adapter"):
-            for folder in (self._folder / kind).glob("step-*"):
-                if folder not in named:
-                    shutil.rmtree(folder)
+def drop_state(checkpoint: Path) -> None:
+    """Keep the adapters alone: the trial is over, and nobody will go on with it."""
+    if (checkpoint / INDEX).exists():
+        _publish(checkpoint, _Index(state=None, adapters=_read_index(checkpoint).adapters))
 
 
-def _read_index(folder: Path) -> dict[str, str]:
+@dataclass(frozen=True, kw_only=True)
+class _Index:
+    state: str | None
+    adapters: list[str]
+    """The best adapters, the best first."""
+
+
+def _adapter(step: int) -> str:
+    return f"adapter/step-{step:06d}"
+
+
+def _read_index(folder: Path) -> _Index:
     try:
-        index: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return _Index(**json.loads((folder / INDEX).read_text(encoding="utf-8")))
     except FileNotFoundError:
-        return {}
-    return index
+        return _Index(state=None, adapters=[])
+
+
+def _publish(folder: Path, index: _Index) -> None:
+    files.write_json(folder / INDEX, asdict(index))
+    named = {folder / name for name in (index.state, *index.adapters) if name is not None}
+    for kind in ("state", "adapter"):
+        for step in (folder / kind).glob("step-*"):
+            if step not in named:
+                shutil.rmtree(step, ignore_errors=True)
 
 
 def _sync_tree(folder: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from raytune_glm.data.collation import collate
 from raytune_glm.engine import distributed
-from raytune_glm.metrics import METRICS, AnswerMetric
+from raytune_glm.metrics import METRICS, AnswerMetric, weighted_mean
 from raytune_glm.models.family import IGNORED_LABEL
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Evaluator:
         references = [tuple(references) for references in self.rows["references"]]
         for metric in generated:
             scores = metric.score(answers, references)
-            values[metric.name] = sum(scores) / len(scores)
+            values[metric.name] = weighted_mean(sum(scores), len(scores))
         return Evaluation(values=values, answers=answers)
 
     def _loss(self, model: PreTrainedModel, device: torch.device, *, in_step: bool) -> float:
@@ -89,7 +89,7 @@ class Evaluator:
                 total += float(loss) * label_count
                 label_tokens += label_count
         total, label_tokens = distributed.sum_over_ranks([total, label_tokens], device)
-        return total / label_tokens
+        return weighted_mean(total, label_tokens)
 
     def _answers(self, model: PreTrainedModel, device: torch.device, *, in_step: bool) -> list[str]:
         """Greedy answers of all rows, in their order."""

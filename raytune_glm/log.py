@@ -8,14 +8,25 @@ from pathlib import Path
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def log_to_file(path: Path) -> logging.Handler:
-    """Send this package's log records to `path` (appended, UTF-8), and nothing to the terminal."""
+def log_to_file(path: Path, *, name: str = "raytune_glm") -> logging.Handler:
+    """Send a package's log records to `path` (appended, UTF-8), and nothing to the terminal.
+
+    Args:
+        path: The file; its folder is made where missing.
+        name: The package's logger.
+
+    Returns:
+        The handler, to add to further loggers.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT))
-    root = logging.getLogger("raytune_glm")
-    root.setLevel(logging.INFO)
-    root.addHandler(handler)
+    logger = logging.getLogger(name)
+    for other in list(logger.handlers):
+        logger.removeHandler(other)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
     return handler
 
 

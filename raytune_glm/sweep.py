@@ -73,34 +73,38 @@ def _sweep(path: Path, overrides: list[str], *, only_check: bool) -> int:
         return 0
 
     from raytune_glm.log import log_to_file
+    from raytune_glm.report.origin import write_origin
     from raytune_glm.report.settings import write_settings
     from raytune_glm.trials.records import ResultsFolder
 
     results = ResultsFolder(sweep.run.folder)
     with results.held():
         write_settings(results, sweep)
+        write_origin(results, sweep)
         log_to_file(results.root / "sweep.log")
-        finished = _run(sweep, plan, results, console)
-    return 0 if finished else 1
+        return 0 if _run(sweep, plan, results, console) else 1
 
 
 def _run(sweep: SweepConfig, plan: Plan, results: ResultsFolder, console: Console) -> bool:
     """Run what is left of the sweep and write its results; say whether all went as it should."""
-    from raytune_glm import files
     from raytune_glm.metrics import METRICS
-    from raytune_glm.report.origin import origin
     from raytune_glm.report.outcome import write_outcome
+    from raytune_glm.report.ranking import winner
     from raytune_glm.trials.ledger import Ledger
+    from raytune_glm.trials.receipt import read_receipt
 
-    mode = METRICS[sweep.search.metric].direction
+    metric = METRICS[sweep.search.metric]
     started = time.monotonic()
-    ledger = Ledger(results, sweep.search, mode=mode)
-    if ledger.num_left:
-        files.write_json(results.root / "versions.json", origin(sweep))
-        _run_trials(sweep, plan, results, ledger, console)
+    ledger = Ledger(results, sweep.search, mode=metric.direction)
+    best = winner(ledger.rows.values(), metric)
+    out_of_time = False
+    if ledger.num_left or (best is not None and read_receipt(results, best) is None):
+        out_of_time = _run_trials(sweep, plan, results, ledger, console)
     seconds = time.monotonic() - started
     has_winner = write_outcome(results, sweep, seconds=seconds, console=console)
-    if ledger.num_left or ledger.live:
+    if out_of_time:
+        console.print(f"search.time_budget_s is over; {ledger.num_left} trial(s) were not begun")
+    elif ledger.num_left or ledger.live:
         console.print("[yellow]interrupted[/yellow]: run the same command again to go on")
         return False
     return has_winner
@@ -108,7 +112,8 @@ def _run(sweep: SweepConfig, plan: Plan, results: ResultsFolder, console: Consol
 
 def _run_trials(
     sweep: SweepConfig, plan: Plan, results: ResultsFolder, ledger: Ledger, console: Console
-) -> None:
+) -> bool:
+    """Run the trials on Ray and score the winner; say whether the time budget ended them."""
     import ray
 
     from raytune_glm.log import printing_to
@@ -119,21 +124,26 @@ def _run_trials(
     from raytune_glm.trials.receipt import take_receipt
     from raytune_glm.trials.tuner import run_trials
 
+    ray_log = results.root / "ray.log"
     try:
-        cluster.connect(sweep.run.ray_address)
-        placement = cluster.place(sweep)
+        cluster.connect(sweep.run.ray_address, log_file=ray_log)
+        placement = cluster.place(sweep, precisions=plan.precisions)
         console.print(f"cluster    {placement.describe()}", highlight=False)
         _encode(sweep, results)
         progress = Progress(console, sweep.search, mode=ledger.mode, rows=ledger.rows.values())
-        with printing_to(results.root / "ray.log"), progress:
-            run_trials(
-                sweep, results, ledger, progress, max_steps=plan.max_steps, placement=placement
-            )
+        out_of_time = False
+        if ledger.num_left:
+            with printing_to(ray_log), progress:
+                out_of_time = run_trials(
+                    sweep, results, ledger, progress, max_steps=plan.max_steps, placement=placement
+                )
         best = winner(ledger.rows.values(), METRICS[sweep.search.metric])
-        if sweep.data.test is not None and not ledger.num_left and best is not None:
-            console.print(f"trial {best.number:<4} [blue]scoring[/blue]    on test")
-            with printing_to(results.root / "ray.log"):
+        is_over = out_of_time or not (ledger.num_left or ledger.live)
+        if best is not None and is_over:
+            console.print(f"trial {best.number:<4} [blue]scoring[/blue]    the saved adapter")
+            with printing_to(ray_log):
                 take_receipt(sweep, results, best, placement)
+        return out_of_time
     finally:
         ray.shutdown()
 

@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from raytune_glm.evaluate import Evaluation, Evaluator
 
 log = logging.getLogger(__name__)
+
+ENDING = "ending.json"
+"""File in a trial's folder that tells why it ended, where that could not be reported."""
 
 Report = Callable[[dict[str, Any]], None]
 """Takes one evaluation of the trial, plain data, from every rank, and is a barrier for them."""
@@ -59,8 +62,8 @@ class LoopState:
     """Sum of the losses of the steps since the last report."""
     loss_steps: int = 0
     """Steps since the last report."""
-    last_report: dict[str, Any] | None = None
-    """The last report, made again after a resume: a kill may come between saving and telling."""
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    """All reports, made again after a resume: a kill may come between saving and telling."""
 
     def count(self, stats: StepStats, *, tokens: int, seconds: float) -> None:
         """Count an optimizer step."""
@@ -92,7 +95,9 @@ def train(
 
     Every worker of the trial calls it, inside the process group that they form; a trial of one
     worker needs none. A loss that is not finite, and memory that does not suffice, end the trial
-    with a last report whose `ending` says so, rather than with an exception.
+    with a last report whose `ending` says so, rather than with an exception. Where one worker of
+    several runs out of memory the others wait for it: it leaves the ending in the trial's folder
+    and raises, which ends them, and whoever starts the trial again finds the ending and reports it.
 
     Args:
         run: The trial.
@@ -102,16 +107,39 @@ def train(
         report: Told of each evaluation.
         clock: Seconds of a clock that never goes back.
     """
-    from torch import OutOfMemoryError
-
+    if (ending := read_ending(folder)) is not None:
+        report({"ending": ending})
+        return
     try:
         _train(run, folder, data_cache, metric, report, clock)
     except NonFiniteLossError as error:
         log.error("%s", error)
         report({"ending": {"state": "FAILED", "error": str(error)}})
-    except OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
         log.exception("out of memory")
-        report({"ending": {"state": "INFEASIBLE", "error": f"out of memory: {error}"}})
+        ending = {"state": "INFEASIBLE", "error": f"out of memory: {error}"}
+        if run.run.num_workers > 1:
+            files.write_json(folder / ENDING, ending)
+            raise
+        report({"ending": ending})
+
+
+def read_ending(folder: Path) -> dict[str, str] | None:
+    """What a worker that ran out of memory left in the trial's folder: `state` and `error`."""
+    path = folder / ENDING
+    if not path.exists():
+        return None
+    ending: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return ending
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell a failed allocation, which torch has a class for on a GPU and only words on a CPU."""
+    from torch import OutOfMemoryError
+
+    return isinstance(error, OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _train(
@@ -124,8 +152,8 @@ def _train(
 ) -> None:
     trial = _Trial(run, folder=folder, data_cache=data_cache, metric=metric)
     state = trial.resume()
-    if state.last_report is not None:
-        report(state.last_report)
+    for told in state.reports:
+        report(told)
     if state.first_step_at is None:
         state.first_step_at = time.time()
     while state.step < trial.total_steps:
@@ -138,9 +166,9 @@ def _train(
         started = clock()
         evaluation = trial.evaluate()
         state.seconds += clock() - started
-        state.last_report = trial.report(state, stats, evaluation)
+        state.reports.append(trial.report(state, stats, evaluation))
         trial.keep(state, evaluation)
-        report(state.last_report)
+        report(state.reports[-1])
     trial.close()
 
 
@@ -293,9 +321,7 @@ class _Trial:
         }
 
     def close(self) -> None:
-        """Leave the adapter alone on disk: the trial is over."""
-        if self._is_first:
-            self._checkpoints.drop_state()
+        """Let go of what the engine holds. The checkpoint stays until the sweep knows the end."""
         self._engine.close()
 
 

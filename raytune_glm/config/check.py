@@ -47,6 +47,8 @@ class Plan:
     """Fewest and most optimizer steps of a trial."""
     tokens_per_step: tuple[int, int]
     """Fewest and most tokens of an optimizer step, were every row as long as allowed."""
+    precisions: frozenset[str]
+    """Every precision that a trial may have."""
 
     @property
     def max_steps(self) -> int:
@@ -92,6 +94,7 @@ def check_sweep(sweep: SweepConfig) -> Plan:
         trainable=_span(run.method.trainable_parameters(model.shape, model.family) for run in runs),
         steps=_span(total_steps(run.train, num_rows=num_rows(run) or 0) for run in runs),
         tokens_per_step=_span(run.train.batch_size * run.data.max_length for run in runs),
+        precisions=frozenset(run.model.precision for run in runs),
     )
 
 

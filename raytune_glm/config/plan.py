@@ -21,7 +21,8 @@ def total_steps(train: TrainSettings, *, num_rows: int) -> int:
     if train.max_steps is not None:
         return train.max_steps
     assert train.epochs is not None, "the configuration has one of the two"
-    return math.ceil(train.epochs * num_rows / train.batch_size)
+    # Rounded first: 1.1 x 100 / 10 is a hair above 11 in floating point, and not a step more.
+    return math.ceil(round(train.epochs * num_rows / train.batch_size, 9))
 
 
 def is_evaluated(run: RunConfig, step: int, last_step: int) -> bool:

@@ -23,6 +23,13 @@ def _known_family(name: str | None) -> str | None:
     return name
 
 
+def _known_metric(where: str, name: str) -> None:
+    from raytune_glm.metrics import METRICS
+
+    if name not in METRICS:
+        raise ValueError(f"{where} must be one of {', '.join(METRICS)}, but got {name!r}")
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
@@ -72,7 +79,7 @@ class TrainSettings(_Section):
     """Gradients of a step are scaled down to this 2-norm; none: never."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    seed: int = 1234
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1234
     """Seed of initialisation, data order and dropout."""
     eval_every_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps between two evaluations on dev; none: only after the last step."""
@@ -138,6 +145,12 @@ class RunConfig(_Section):
     run: RunSettings = RunSettings()
 
     @model_validator(mode="after")
+    def _check_metrics(self) -> RunConfig:
+        for name in self.train.metrics:
+            _known_metric("train.metrics", name)
+        return self
+
+    @model_validator(mode="after")
     def _check_batch(self) -> RunConfig:
         step = self.train.micro_batch_size * self.run.num_workers
         if self.train.batch_size % step:
@@ -145,6 +158,17 @@ class RunConfig(_Section):
                 "train.batch_size must be a multiple of train.micro_batch_size x run.num_workers, "
                 f"but got batch_size={self.train.batch_size} with {self.train.micro_batch_size} x "
                 f"{self.run.num_workers} = {step}: lower micro_batch_size or change batch_size"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_gpus(self) -> RunConfig:
+        share = self.run.gpus_per_worker
+        if share is not None and 0 < share < 1 and self.run.num_workers > 1:
+            raise ValueError(
+                "run.gpus_per_worker must be 0 or 1 where a trial has several workers, but got "
+                f"gpus_per_worker={share:g} with run.num_workers={self.run.num_workers}: NCCL "
+                "wants a GPU of its own for each"
             )
         return self
 
@@ -180,13 +204,6 @@ class SweepConfig(RunConfig):
     search: SearchSettings = SearchSettings()
 
     @model_validator(mode="after")
-    def _check_metrics(self) -> SweepConfig:
-        from raytune_glm.metrics import METRICS
-
-        for where, name in [
-            ("search.metric", self.search.metric),
-            *(("train.metrics", name) for name in self.train.metrics),
-        ]:
-            if name not in METRICS:
-                raise ValueError(f"{where} must be one of {', '.join(METRICS)}, but got {name!r}")
+    def _check_metric(self) -> SweepConfig:
+        _known_metric("search.metric", self.search.metric)
         return self

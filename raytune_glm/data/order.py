@@ -8,8 +8,6 @@ gradient would weigh its rows more. Read next: `collation`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -56,34 +54,9 @@ class BatchOrder:
         start = first % self.num_rows
         return rows[start : start + self.batch_size]
 
-    def num_steps(self, epochs: float) -> int:
-        """Count the steps after which every row was seen `epochs` times; the last may go beyond."""
-        # Rounded first: 100 rows * 1.1 epochs is 110.00000000000001 in floating point.
-        return math.ceil(round(self.num_rows * epochs / self.batch_size, 9))
-
     def epoch_at(self, step: int) -> float:
         """Say how many epochs lie before a step."""
         return step * self.batch_size / self.num_rows
-
-
-def global_batches(
-    num_rows: int, *, batch_size: int, seed: int, num_steps: int, first_step: int = 0
-) -> Iterator[Indices]:
-    """Give the rows of each step of a run.
-
-    Args:
-        num_rows: Rows in the training split, >= 1.
-        batch_size: Rows a step, over all ranks, >= 1.
-        seed: The run's seed, >= 0.
-        num_steps: Steps of the whole run.
-        first_step: Step to go on from.
-
-    Yields:
-        Row numbers, shape [batch_size], for the steps `first_step` to `num_steps - 1`.
-    """
-    order = BatchOrder(num_rows=num_rows, batch_size=batch_size, seed=seed)
-    for step in range(first_step, num_steps):
-        yield order.batch_at(step)
 
 
 def micro_batches(
@@ -115,11 +88,6 @@ def micro_batches(
     share = len(indices) // world_size
     mine = indices[rank * share : (rank + 1) * share]
     return [mine[at : at + micro_batch_size] for at in range(0, share, micro_batch_size)]
-
-
-def rank_rows(num_rows: int, *, rank: int, world_size: int) -> range:
-    """Give a rank its contiguous share of the rows to evaluate, equal to within one row."""
-    return range(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)
 
 
 @lru_cache(maxsize=4)

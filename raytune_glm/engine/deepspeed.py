@@ -39,8 +39,8 @@ class StepStats:
 
     loss: float
     """Mean cross entropy over the label tokens of the whole step, all ranks."""
-    grad_norm: float
-    """2-norm of the step's gradient before clipping, all ranks."""
+    grad_norm: float | None
+    """2-norm of the step's gradient before clipping, all ranks; none where it overflowed."""
     learning_rate: float
     """The rate that the step was taken with."""
     skipped: bool
@@ -57,14 +57,24 @@ def choose_accelerator() -> torch.device:
     return torch.device("cpu")
 
 
+MAX_SKIPPED_STEPS = 50
+"""Steps in a row that fp16's loss scaler may skip: it halves the scale each time, from 2^16, so
+that after so many the gradient itself is not finite."""
+
+
 def deepspeed_config(run: RunConfig) -> dict[str, Any]:
-    """DeepSpeed's configuration of a run: every figure in it comes from the run's settings."""
+    """DeepSpeed's configuration of a run: every figure in it comes from the run's settings.
+
+    fp16 runs at stage 1 at least: DeepSpeed 0.19 divides the gradient by the loss scale at stage 0
+    (`FP16_UnfusedOptimizer`) although `backward` has not multiplied the loss by it.
+    """
+    stage = run.deepspeed.zero_stage
     return {
         "train_batch_size": run.train.batch_size,
         "train_micro_batch_size_per_gpu": run.train.micro_batch_size,
         "gradient_accumulation_steps": run.gradient_accumulation_steps,
         "gradient_clipping": run.train.max_grad_norm or 0.0,
-        "zero_optimization": {"stage": run.deepspeed.zero_stage},
+        "zero_optimization": {"stage": max(1, stage) if run.model.precision == "fp16" else stage},
         "bf16": {"enabled": run.model.precision == "bf16"},
         "fp16": {"enabled": run.model.precision == "fp16"},
         "steps_per_print": 10**9,
@@ -110,6 +120,7 @@ class DeepSpeedEngine:
             model=model, optimizer=optimizer, config=deepspeed_config(run), lr_scheduler=schedule
         )
         self._run = run
+        self._skipped_in_a_row = 0
         self._gathers_weights = run.deepspeed.zero_stage == 3
         self.device = torch.device(self._engine.device)
         self._assert_settings_took()
@@ -147,6 +158,7 @@ class DeepSpeedEngine:
                 the optimizer's step where it is the loss.
         """
         self._engine.train()
+        step = self._engine.global_steps + 1
         scale = distributed.world_size() / num_label_tokens
         own_sum = 0.0
         for number, batch in enumerate(micro_batches):
@@ -159,16 +171,22 @@ class DeepSpeedEngine:
             own_sum += float(loss.detach()) * label_tokens
         [total] = distributed.sum_over_ranks([own_sum], self.device)
         mean_loss = total / num_label_tokens
-        self._refuse_non_finite("loss", mean_loss)
+        self._refuse_non_finite("loss", mean_loss, step)
         [learning_rate] = self._engine.get_lr()
         plain_norm = self._plain_grad_norm()
         self._engine.step()
         skipped = not self._engine.was_step_applied()
         grad_norm = plain_norm or float(self._engine.get_global_grad_norm() or 0.0)
-        if not skipped:
-            self._refuse_non_finite("gradient norm", grad_norm)
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        scaler_works = self._run.model.precision == "fp16"
+        if not scaler_works or self._skipped_in_a_row > MAX_SKIPPED_STEPS:
+            # Without a scaler DeepSpeed skips a step for one reason alone.
+            self._refuse_non_finite("gradient norm", math.inf if skipped else grad_norm, step)
         return StepStats(
-            loss=mean_loss, grad_norm=grad_norm, learning_rate=learning_rate, skipped=skipped
+            loss=mean_loss,
+            grad_norm=grad_norm if math.isfinite(grad_norm) else None,
+            learning_rate=learning_rate,
+            skipped=skipped,
         )
 
     def _plain_grad_norm(self) -> float | None:
@@ -178,7 +196,7 @@ class DeepSpeedEngine:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
-    def _refuse_non_finite(self, what: str, value: float) -> None:
+    def _refuse_non_finite(self, what: str, value: float, step: int) -> None:
         if math.isfinite(value):
             return
         train = self._run.train
@@ -188,7 +206,7 @@ class DeepSpeedEngine:
             else "train.learning_rate"
         )
         raise NonFiniteLossError(
-            f"the {what} became {value} at step {self._engine.global_steps + 1}; the likely cause "
+            f"the {what} became {value} at step {step}; the likely cause "
             f"is that {likely}={train.learning_rate:g} is too high: lower it, lengthen "
             f"train.warmup_ratio={train.warmup_ratio:g}, or set train.max_grad_norm"
         )
@@ -204,7 +222,9 @@ class DeepSpeedEngine:
 
     def load_state(self, folder: Path, tag: str) -> None:
         """Read what `save_state` wrote, with the same number of workers and ZeRO stage."""
-        self._engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
+        path, _ = self._engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
+        if path is None:
+            raise RuntimeError(f"DeepSpeed cannot read the checkpoint {folder / tag}")
 
     def trained_weights(self) -> dict[str, torch.Tensor]:
         """Copy what trains to the CPU, by parameter name; all ranks call it, rank 0 gets it all."""

@@ -17,4 +17,3 @@ class EvalLoss(Metric):
 
     name = "eval_loss"
     direction = "min"
-    needs_generation = False

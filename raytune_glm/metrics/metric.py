@@ -19,15 +19,10 @@ class Metric(ABC):
     """Key in `METRICS`, value of `search.metric`, and name in every results file."""
     direction: Literal["max", "min"]
     """Whether more or less is better."""
-    needs_generation: bool
-    """Whether it scores generated answers, which cost far more time than a loss: True for every
-    `AnswerMetric`."""
 
 
 class AnswerMetric(Metric):
     """A metric of generated answers: each row has the same weight, 1."""
-
-    needs_generation = True
 
     @abstractmethod
     def score(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:

@@ -101,9 +101,14 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
             )
         if file.suffix == ".safetensors":
             read_header(file)
-        elif file.read_bytes()[:2] == b"PK" and not zipfile.is_zipfile(file):
+        elif _first_bytes(file, 2) == b"PK" and not zipfile.is_zipfile(file):
             raise _damaged(file, "its table of contents is missing")
     return files
+
+
+def _first_bytes(file: Path, count: int) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(count)
 
 
 def read_header(file: Path) -> dict[str, TensorHeader]:

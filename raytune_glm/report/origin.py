@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from raytune_glm import files
 from raytune_glm.config import SweepConfig
 from raytune_glm.data.cache import digest_file
+from raytune_glm.errors import ConfigError
+from raytune_glm.trials.records import ResultsFolder
 
 PACKAGES = (
     "raytune-glm",
@@ -24,6 +28,25 @@ PACKAGES = (
     "pydantic",
     "sentencepiece",
 )
+
+
+def write_origin(results: ResultsFolder, sweep: SweepConfig) -> None:
+    """Write `versions.json`, or make sure that the sweep goes on with the data that it began with.
+
+    Raises:
+        ConfigError: A data file is not what it was when the sweep's first trials ran.
+    """
+    now = origin(sweep)
+    path = results.root / "versions.json"
+    if results.has_trials() and path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))["data_sha256"]
+        changed = [place for place, digest in now["data_sha256"].items() if before[place] != digest]
+        if changed:
+            raise ConfigError(
+                f"{results.root} holds trials on other data: {', '.join(changed)} changed since. "
+                "Choose another run.name, or remove the folder"
+            )
+    files.write_json(path, now)
 
 
 def origin(sweep: SweepConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from raytune_glm.metrics import METRICS
 from raytune_glm.report.leaderboard import leaderboard, to_markdown, to_table
 from raytune_glm.report.ranking import winner
 from raytune_glm.report.winner import write_winner
-from raytune_glm.trials.receipt import read_receipt
+from raytune_glm.trials.receipt import Scores, read_receipt
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow
 
 if TYPE_CHECKING:
@@ -54,10 +54,11 @@ def write_outcome(
         return False
     folder = write_winner(results, sweep, best)
     receipt = read_receipt(results, best) or {}
-    scores = {**receipt, "dev": best.metrics["best"]}
+    scores = {"dev": best.metrics["best"], **{k: v for k, v in receipt.items() if k != "dev"}}
     told = ", ".join(
         f"{metric.name}={s[metric.name]:.4f} on {split}" for split, s in scores.items()
     )
+    _warn_of_other_loss(best, receipt, sweep, console)
     for name, text in {
         "winner": f"trial {best.number}, {told}",
         "adapter": f"{folder}  (PEFT's format)",
@@ -66,6 +67,24 @@ def write_outcome(
     }.items():
         console.print(f"{name:<11} {text}", highlight=False, markup=False)
     return True
+
+
+TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2, "fp16": 3e-2}
+"""How far a reloaded adapter's loss may be from the leaderboard's: what rounding explains."""
+
+
+def _warn_of_other_loss(
+    best: TrialRow, receipt: Scores, sweep: SweepConfig, console: Console
+) -> None:
+    if "dev" not in receipt:
+        return
+    reported, reloaded = best.metrics["best"]["eval_loss"], receipt["dev"]["eval_loss"]
+    if abs(reported - reloaded) > TOLERANCE[sweep.model.precision]:
+        console.print(
+            f"warning     the saved adapter gives eval_loss={reloaded:.4f} where the trial "
+            f"reported {reported:.4f}",
+            style="red",
+        )
 
 
 def _summary(

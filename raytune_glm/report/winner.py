@@ -33,7 +33,7 @@ def write_winner(results: ResultsFolder, sweep: SweepConfig, row: TrialRow) -> P
     text = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)
     files.write_text(results.root / "best.yaml", head + text)
 
-    adapter = best_adapter(results.trial(row.id) / "checkpoint")
+    adapter = best_adapter(results.trial(row.id) / "checkpoint", step=row.best_step)
     assert adapter is not None, "a trial with a best evaluation has its adapter"
     best, fresh, stale = (results.root / name for name in ("best", ".best.new", ".best.old"))
     for leftover in (fresh, stale):

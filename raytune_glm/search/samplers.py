@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class _SamplerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = 1234
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1234
     """Seed of the proposals. With one trial at a time, the same seed proposes the same trials."""
 
 

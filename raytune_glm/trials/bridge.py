@@ -7,18 +7,20 @@ last report of it out; a callback sees every report and every end. Read next: `t
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
+from raytune_glm.checkpoint import drop_state
 from raytune_glm.search.schedulers import STEP
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import State
+from raytune_glm.worker import read_ending
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ class LedgerCallback(Callback):
     ) -> None:
         """A trial has reported an evaluation, or why it ends."""
         number = trial.config["number"]
-        if number in self._ledger.live and STEP in result:
+        if STEP in result:
             self._ledger.report(number, result["report"])
             self._progress.reported(self._ledger.live.values())
 
@@ -101,12 +103,19 @@ class LedgerCallback(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """A trial's process or one of its workers died, or raised what nobody expected."""
-        error = trial.get_error()
-        text = "".join(traceback.format_exception(error)) if error else "its process died"
+        ending = read_ending(Path(trial.config["folder"]))
+        if ending is not None:
+            self._finish(trial, State(ending["state"]), ending["error"])
+            return
+        # Ray's `get_error` looks where the file is only copied to later.
+        file = trial.error_file
+        text = Path(file).read_text(encoding="utf-8") if file else "its process died"
         self._finish(trial, State.FAILED, text.strip())
 
     def _finish(self, trial: Trial, state: State, error: str | None = None) -> None:
-        self._progress.finished(self._ledger.finish(trial.config["number"], state, error))
+        row = self._ledger.finish(trial.config["number"], state, error)
+        drop_state(Path(trial.config["folder"]) / "checkpoint")
+        self._progress.finished(row, self._ledger.live.values())
 
     def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
         return Callback, ()

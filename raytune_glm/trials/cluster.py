@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from raytune_glm.config import RunConfig, SweepConfig
 from raytune_glm.errors import ResourceError
+from raytune_glm.log import log_to_file, printing_to
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +40,24 @@ class Placement:
         )
 
 
-def place(sweep: SweepConfig) -> Placement:
+def place(sweep: SweepConfig, *, precisions: Collection[str]) -> Placement:
     """Work out how many trials can run at a time on the cluster that is connected.
 
+    Args:
+        sweep: The sweep.
+        precisions: Every precision that a trial may have.
+
     Raises:
-        ResourceError: Not even one trial fits.
+        ResourceError: Not even one trial fits, or its precision needs a device that is not there.
     """
     import ray
 
     per_worker = worker_resources(sweep, ray.cluster_resources())
+    if "fp16" in precisions and not per_worker.get("GPU"):
+        raise ResourceError(
+            "model.precision fp16 must have a GPU, since DeepSpeed trains in fp16 on none else, "
+            "but workers reserve none: use bf16 or fp32, or a cluster with GPUs"
+        )
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fitting = max_concurrent_trials(nodes, per_worker=per_worker, num_workers=sweep.run.num_workers)
     limit = sweep.search.max_concurrent or fitting
@@ -56,26 +66,28 @@ def place(sweep: SweepConfig) -> Placement:
     )
 
 
-def connect(address: str) -> None:
-    """Connect to a Ray cluster, or start a local one; what Ray prints stays in its own files.
+def connect(address: str, *, log_file: Path) -> None:
+    """Connect to a Ray cluster, or start a local one.
 
     Args:
         address: `auto`, `local`, or the address of a cluster.
+        log_file: Where to Ray's own words go.
 
     Raises:
         ResourceError: There is no cluster at that address.
     """
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
     wanted: dict[str, Any] = {} if address == "auto" else {"address": address}
     try:
-        ray.init(**wanted, log_to_driver=False, configure_logging=True, logging_level=logging.ERROR)
-    except ConnectionError as error:
+        with printing_to(log_file):
+            ray.init(**wanted, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
         raise ResourceError(
             f"run.ray_address must be a running Ray cluster, but {address!r} does not answer "
             f"({error}): start one with `ray up cluster.yaml`, or write local"
         ) from None
+    log_to_file(log_file, name="ray")
 
 
 def worker_resources(run: RunConfig, cluster: Mapping[str, float]) -> dict[str, float]:
@@ -90,6 +102,13 @@ def worker_resources(run: RunConfig, cluster: Mapping[str, float]) -> dict[str, 
         gpus = 1 if cluster.get("GPU", 0) > 0 else 0
     resources = {"CPU": run.run.cpus_per_worker}
     return {**resources, "GPU": gpus} if gpus else resources
+
+
+def _places(name: str, available: float, amount: float) -> int:
+    """How many workers a node's amount of one resource is enough for."""
+    if name == "GPU" and amount < 1:  # a worker's share of a GPU is of one GPU
+        return math.floor(available) * math.floor(1 / amount + 1e-9)
+    return math.floor(available / amount + 1e-9)
 
 
 def max_concurrent_trials(
@@ -110,7 +129,7 @@ def max_concurrent_trials(
     """
     nodes = list(nodes)
     places = sum(
-        min(math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in per_worker.items())
+        min(_places(name, node.get(name, 0.0), amount) for name, amount in per_worker.items())
         for node in nodes
     )
     if places < num_workers:

@@ -101,15 +101,19 @@ class Ledger:
         self.live: dict[int, LiveTrial] = {}
         """Running trials by number."""
         unfinished = [t for t in known if t.number not in self.rows]
-        self._to_resume = [t for t in unfinished if not self._record_if_told(t)]
+        self._to_resume = [t for t in unfinished if not self._is_over(t)]
 
-    def _record_if_told(self, trial: FrozenTrial) -> bool:
-        """Write the line of a trial that the study has as finished, if a kill came in between."""
-        if not trial.state.is_finished():
-            return False
+    def _is_over(self, trial: FrozenTrial) -> bool:
+        """Write what is missing of a trial whose end a kill kept from being written down whole."""
         live = self._live(trial)
-        self._write_row(live, State(trial.user_attrs[STATE]), trial.user_attrs.get(ERROR))
-        return True
+        if trial.state.is_finished():
+            self._write_row(live, State(trial.user_attrs[STATE]), trial.user_attrs.get(ERROR))
+            return True
+        if live.progress >= 1:
+            self.live[trial.number] = live
+            self.finish(trial.number, State.COMPLETE)
+            return True
+        return False
 
     @property
     def num_left(self) -> int:
@@ -134,8 +138,10 @@ class Ledger:
     def _live(self, trial: FrozenTrial) -> LiveTrial:
         handle = optuna.Trial(self._study, trial._trial_id)
         # A kill between asking and choosing left a trial without values.
-        params = trial.user_attrs.get(PARAMS) or self._choose(handle)
-        live = LiveTrial(handle=handle, params=params, chosen_at=time.time())
+        params = trial.user_attrs[PARAMS] if PARAMS in trial.user_attrs else self._choose(handle)
+        assert trial.datetime_start is not None, "the study asked for it, so it has begun"
+        chosen_at = trial.datetime_start.timestamp()
+        live = LiveTrial(handle=handle, params=params, chosen_at=chosen_at)
         live.reports = _read_lines(self._results.trial(live.id) / "metrics.jsonl")
         return live
 
@@ -179,6 +185,7 @@ class Ledger:
                 "final": _measured(last),
                 "best": _measured(best or {}),
             },
+            best_step=best[STEP] if best else None,
             steps=last.get(STEP, 0),
             seconds=last.get("seconds"),
             start_seconds=None if start is None else max(0.0, start - live.chosen_at),

@@ -75,8 +75,8 @@ class Progress:
         """A trial has reported an evaluation."""
         self._show(live)
 
-    def finished(self, row: TrialRow) -> None:
-        """A trial has ended."""
+    def finished(self, row: TrialRow, live: Iterable[LiveTrial]) -> None:
+        """A trial has ended; `live` are those that go on."""
         best = row.metrics["best"].get(self._metric)
         score = "" if best is None else f"{self._metric}={best:.4f}"
         seconds = "" if row.seconds is None else f" in {row.seconds:.0f} s"
@@ -89,7 +89,7 @@ class Progress:
         if row.error:
             self._console.print(f"    {row.error.splitlines()[-1]}", markup=False, highlight=False)
         self._count(row)
-        self._show([])
+        self._show(live)
 
     def _count(self, row: TrialRow) -> None:
         self._ended += 1

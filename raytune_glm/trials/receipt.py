@@ -16,6 +16,7 @@ from raytune_glm.checkpoint import best_adapter
 from raytune_glm.config import RunConfig, SweepConfig, run_of, trial_run
 from raytune_glm.trials.cluster import Placement
 from raytune_glm.trials.records import ResultsFolder, TrialRow
+from raytune_glm.trials.trainable import hide_unreserved_gpus
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def take_receipt(
     """
     import ray
 
-    adapter = best_adapter(results.trial(row.id) / "checkpoint")
+    adapter = best_adapter(results.trial(row.id) / "checkpoint", step=row.best_step)
     assert adapter is not None, "a trial with a best evaluation has its adapter"
     per_worker = placement.per_worker
     task = ray.remote(num_cpus=per_worker["CPU"], num_gpus=per_worker.get("GPU", 0), max_retries=0)(
@@ -57,19 +58,21 @@ def take_receipt(
                 {
                     "run": trial_run(run_of(sweep), row.params).model_dump(mode="json"),
                     "adapter": str(adapter),
+                    "resources": per_worker,
                     "data_cache": str(results.data),
                     "metrics": sorted({sweep.search.metric, *sweep.train.metrics}),
                 }
             )
         )
-    except ray.exceptions.RayError:
+    except (ray.exceptions.RayError, KeyboardInterrupt):
         # A base that only several workers hold together does not fit into one: the sweep stands.
-        log.exception("the winner could not be scored on test")
+        log.exception("the winner's saved adapter could not be scored")
         return
     files.write_json(results.trial(row.id) / "scores.json", scores)
 
 
 def _score(config: dict[str, Any]) -> Scores:
+    hide_unreserved_gpus(config["resources"])
     from raytune_glm.score import score_adapter
 
     return score_adapter(

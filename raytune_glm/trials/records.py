@@ -51,6 +51,8 @@ class TrialRow(BaseModel):
     """Dotted path -> the value that the search gave it."""
     metrics: dict[str, dict[str, float]]
     """`final`: the last evaluation; `best`: the one with the best value of the sweep's metric."""
+    best_step: int | None
+    """Optimizer steps done at the best evaluation."""
     steps: int
     """Optimizer steps done."""
     seconds: float | None
@@ -71,9 +73,19 @@ class ResultsFolder:
     """Paths and lines of one sweep's results."""
 
     def __init__(self, root: Path) -> None:
-        """Use `root`, made if it is not there."""
+        """Use `root`, made if it is not there.
+
+        Raises:
+            ConfigError: It cannot be made.
+        """
         self.root = root
-        root.mkdir(parents=True, exist_ok=True)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"run.storage must be a folder that can be written, but {root} cannot be made: "
+                f"{error}"
+            ) from None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -113,7 +125,7 @@ class ResultsFolder:
 
     def has_trials(self) -> bool:
         """Whether any trial has begun here, at this run of the sweep or an earlier one."""
-        return (self.root / "trials").exists()
+        return self.trials.exists() or (self.root / "trials").exists()
 
     def rows(self) -> list[TrialRow]:
         """The finished trials in the order of their ends; of a trial told twice, the last line."""

@@ -9,11 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raytune_glm import files
 from raytune_glm.config import RunConfig, trial_run
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchConfig
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -25,7 +29,7 @@ def run_trial(config: dict[str, Any]) -> None:
     """
     import ray.train
     import yaml
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     run = trial_run(RunConfig.model_validate(config["base"]), config["overrides"])
@@ -43,7 +47,7 @@ def run_trial(config: dict[str, Any]) -> None:
             use_gpu=uses_gpu,
             resources_per_worker=config["resources"],
         ),
-        torch_config=TorchConfig(backend="nccl" if uses_gpu else "gloo"),
+        torch_config=_torch_config("nccl" if uses_gpu else "gloo"),
         run_config=ray.train.RunConfig(
             name=f"trial-{folder.name}",
             storage_path=config["ray_folder"],
@@ -53,14 +57,40 @@ def run_trial(config: dict[str, Any]) -> None:
     ).fit()
 
 
+def _torch_config(backend: str) -> TorchConfig:
+    """Ray Train's torch set-up, with the network interface chosen before workers meet over it."""
+    from ray.train.torch import TorchConfig
+
+    set_up = TorchConfig().backend_cls
+
+    class InterfaceFirst(set_up):  # type: ignore[misc, valid-type]  # Ray's, by its public name
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            worker_group.execute(choose_network_interface)
+            super().on_start(worker_group, backend_config)
+
+    class Config(TorchConfig):
+        @property
+        def backend_cls(self) -> type:
+            return InterfaceFirst
+
+    return Config(backend=backend)
+
+
+def hide_unreserved_gpus(resources: Mapping[str, float]) -> None:
+    """Keep a worker that reserved no GPU off those of its host; Ray itself no longer does."""
+    if resources.get("GPU", 0) == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def work(config: dict[str, Any]) -> None:
     """What each worker of a trial does: set its process up, then train."""
     import ray.train
 
+    hide_unreserved_gpus(config["resources"])
+
     rank = ray.train.get_context().get_world_rank()
     folder = Path(config["folder"])
     _log_to(folder / "worker.log" if rank == 0 else folder / f"worker-{rank}.log")
-    choose_network_interface()
 
     from raytune_glm.worker import train
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +14,7 @@ from raytune_glm.trials.bridge import LedgerCallback, LedgerSearcher
 from raytune_glm.trials.cluster import TRIAL_RESOURCES, Placement
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.progress import Progress
-from raytune_glm.trials.records import ResultsFolder
+from raytune_glm.trials.records import ResultsFolder, State
 from raytune_glm.trials.trainable import run_trial
 
 
@@ -24,8 +26,10 @@ def run_trials(
     *,
     max_steps: int,
     placement: Placement,
-) -> None:
-    """Run what is left of a sweep; returns when it is over or was interrupted by Ctrl-C.
+) -> bool:
+    """Run what is left of a sweep; returns when it is over, out of time, or interrupted by Ctrl-C.
+
+    Where `search.time_budget_s` is over, running trials end as PRUNED with what they reached.
 
     Args:
         sweep: The sweep.
@@ -34,6 +38,9 @@ def run_trials(
         progress: The terminal.
         max_steps: Optimizer steps of the longest trial.
         placement: How the trials take up the cluster.
+
+    Returns:
+        Whether the time budget ended them.
     """
     from ray import tune
 
@@ -51,7 +58,8 @@ def run_trials(
             "ray_folder": str(ray_folder),
         }
 
-    with _quiet_tune():
+    started = time.monotonic()
+    with _quiet_tune(), _interrupt_handler_kept():
         tune.Tuner(
             tune.with_resources(run_trial, tune.PlacementGroupFactory([TRIAL_RESOURCES])),
             tune_config=tune.TuneConfig(
@@ -70,6 +78,23 @@ def run_trials(
                 verbose=0,
             ),
         ).fit()
+    budget = sweep.search.time_budget_s
+    out_of_time = budget is not None and time.monotonic() - started >= budget
+    if out_of_time:
+        # Ray Tune stops these without a word to its callbacks.
+        for number in list(ledger.live):
+            progress.finished(ledger.finish(number, State.PRUNED), [])
+    return out_of_time
+
+
+@contextmanager
+def _interrupt_handler_kept() -> Iterator[None]:
+    """Put Ctrl-C's handler back, which Ray Tune replaces and leaves replaced."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

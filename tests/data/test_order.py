@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raytune_glm.data.order import BatchOrder, global_batches, micro_batches, rank_rows, shuffled
+from raytune_glm.data.order import BatchOrder, micro_batches, shuffled
 
 rows = st.integers(1, 50)
 batch_sizes = st.integers(1, 70)
@@ -19,8 +21,8 @@ def test_batches_laid_end_to_end_are_whole_shuffled_epochs(
     num_rows: int, batch_size: int, seed: int, epochs: int
 ) -> None:
     order = BatchOrder(num_rows=num_rows, batch_size=batch_size, seed=seed)
-    steps = order.num_steps(epochs)
-    batches = list(global_batches(num_rows, batch_size=batch_size, seed=seed, num_steps=steps))
+    steps = math.ceil(num_rows * epochs / batch_size)
+    batches = [order.batch_at(step) for step in range(steps)]
 
     assert all(batch.shape == (batch_size,) for batch in batches)
     stream = np.concatenate(batches)
@@ -28,20 +30,6 @@ def test_batches_laid_end_to_end_are_whole_shuffled_epochs(
     for epoch in range(epochs):
         part = stream[epoch * num_rows : (epoch + 1) * num_rows]
         assert sorted(part) == list(range(num_rows))
-
-
-@given(rows, batch_sizes, seeds, st.integers(0, 30), st.integers(0, 10))
-def test_a_resumed_run_goes_on_with_the_batches_it_would_have_had(
-    num_rows: int, batch_size: int, seed: int, first_step: int, more: int
-) -> None:
-    num_steps = first_step + more
-    whole = list(global_batches(num_rows, batch_size=batch_size, seed=seed, num_steps=num_steps))
-    resumed = global_batches(
-        num_rows, batch_size=batch_size, seed=seed, num_steps=num_steps, first_step=first_step
-    )
-
-    for expected, got in zip(whole[first_step:], resumed, strict=True):
-        np.testing.assert_array_equal(got, expected)
 
 
 @given(
@@ -65,14 +53,6 @@ def test_the_pieces_of_all_ranks_put_together_are_the_global_batch(
     assert all(len(piece) <= micro_batch_size for of_rank in pieces for piece in of_rank)
 
 
-@given(st.integers(0, 40), st.integers(1, 9))
-def test_evaluation_rows_are_shared_out_once_each(num_rows: int, world_size: int) -> None:
-    shares = [rank_rows(num_rows, rank=rank, world_size=world_size) for rank in range(world_size)]
-
-    assert [row for share in shares for row in share] == list(range(num_rows))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
 def test_the_order_depends_on_seed_and_epoch() -> None:
     orders = [tuple(shuffled(100, seed, epoch)) for seed in range(3) for epoch in range(3)]
     assert len(set(orders)) == 9
@@ -84,10 +64,8 @@ def test_the_order_is_the_same_on_every_machine_and_numpy() -> None:
     assert shuffled(8, 1234, 0).tolist() == [5, 6, 3, 7, 4, 1, 2, 0]
 
 
-def test_fractions_of_epochs_are_not_rounded_up_by_floating_point() -> None:
+def test_an_epoch_is_counted_in_rows() -> None:
     order = BatchOrder(num_rows=100, batch_size=10, seed=0)
-    assert order.num_steps(1.1) == 11
-    assert order.num_steps(0.01) == 1
     assert order.epoch_at(15) == 1.5
 
 

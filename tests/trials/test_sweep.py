@@ -160,7 +160,7 @@ def test_stopped_trials_are_pruned_and_diverged_ones_failed_in_rows_and_study(
     assert [row["steps"] for row in rows] == [8, 4, 0]
     assert rows[0]["params"] == {"train.learning_rate": 5e-3, "method.alpha": 32.0}
     assert rows[0]["metrics"]["best"]["eval_loss"] < rows[1]["metrics"]["best"]["eval_loss"]
-    assert "at step 2" in rows[2]["error"]
+    assert "at step 1" in rows[2]["error"]
     for name in ("seconds", "start_seconds", "tokens_per_second", "peak_memory_bytes"):
         assert rows[0][name] > 0
 
@@ -181,6 +181,9 @@ def test_every_file_of_the_results_folder_is_there_and_says_what_was_measured(
     versions = json.loads((root / "versions.json").read_text(encoding="utf-8"))
     assert versions["packages"]["torch"] == torch.__version__
     assert set(versions["data_sha256"]) == {SWEEP["data"]["train"], SWEEP["data"]["dev"]}
+    [scores] = [json.loads(path.read_text()) for path in root.glob("trials/*/scores.json")]
+    reported = command.rows()[0]["metrics"]["best"]["eval_loss"]
+    assert scores["dev"]["eval_loss"] == pytest.approx(reported, abs=1e-4)
     summary = json.loads((root / "summary.json").read_text(encoding="utf-8"))
     assert summary["states"] == {"COMPLETE": 1, "PRUNED": 1, "FAILED": 1, "INFEASIBLE": 0}
     assert summary["best"]["number"] == 0
@@ -188,6 +191,7 @@ def test_every_file_of_the_results_folder_is_there_and_says_what_was_measured(
     reports = lines(trial / "metrics.jsonl")
     assert [report["step"] for report in reports] == [4, 8]
     assert yaml.safe_load((trial / "config.yaml").read_text())["train"]["learning_rate"] == 5e-3
+    assert not list(root.glob("trials/*/checkpoint/state/*"))
     assert "Traceback" not in (trial / "worker.log").read_text(encoding="utf-8")
 
 
