@@ -85,9 +85,9 @@ def add_prefix(model: PreTrainedModel, encoder: PrefixEncoder, layers_path: str 
             f"{config.model_type} model are {', '.join(sorted(kinds))}: use prompt_tuning or lora."
         )
     model.add_module("prefix_encoder", encoder)
+    running: list[Cache] = []
     for layer in model.get_submodule(layers_path).children() if layers_path else ():
-        # Else transformers takes the prefix away, since most caches would grow twice.
-        layer._can_checkpoint_with_cache = True  # type: ignore[assignment] # no module, a flag
+        _let_keep_prefix(layer, running)
 
     def start(plain: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         rows = arguments.get("input_ids")
@@ -98,10 +98,31 @@ def add_prefix(model: PreTrainedModel, encoder: PrefixEncoder, layers_path: str 
             cache = DynamicCache(config=model.config) if cache is None else cache
             return plain(**{**arguments, "past_key_values": seeded(cache, prefix)})
         held = Cache(layers=[_Held(keys, values) for keys, values in prefix])
-        output = plain(**{**arguments, "past_key_values": held, "use_cache": False})
+        running.append(held)
+        try:
+            output = plain(**{**arguments, "past_key_values": held, "use_cache": False})
+        finally:
+            running.pop()
         return type(output)(**{k: v for k, v in output.items() if k != "past_key_values"})
 
     _lead_rows(model, encoder.embedding.num_embeddings, start)
+
+
+def _let_keep_prefix(layer: nn.Module, running: list[Cache]) -> None:
+    """Have a layer see the prefix of the forward that runs, also under gradient checkpointing.
+
+    There transformers takes caches away, from the layer or before it, since most would grow twice.
+    """
+    layer._can_checkpoint_with_cache = True  # type: ignore[assignment] # no module, a flag
+    names = tuple(inspect.signature(layer.forward).parameters)
+
+    def give_back(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        if running and given.get("past_key_values") is None:
+            given["past_key_values"] = running[-1]
+        return (given.pop(names[0]),), given
+
+    layer.register_forward_pre_hook(give_back, with_kwargs=True)
 
 
 class _Held(DynamicLayer):

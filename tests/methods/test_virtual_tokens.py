@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from raytune_glm.errors import ConfigError, ModelError
 from raytune_glm.methods import AnyMethod, PromptTuning, PTuningV2
 from raytune_glm.models import FAMILIES, load_model
+from raytune_glm.models.generic import Generic
 from tests.methods.conftest import Base, batch
 from tests.methods.test_contract import EXAMPLES, applied, logits, train, trained
 from tests.models.oracle import FAMILY_NAMES, GRADIENT, LOSS, case, worst
@@ -126,6 +127,25 @@ def test_prompt_tuning_refuses_a_model_that_finds_its_context_by_ids(
     base = bases["chatglm"]
     with pytest.raises(ConfigError, match=r"not be prompt_tuning for a chatglm model, .* p_tuning"):
         PromptTuning().check(base.shape, base.family)
+
+
+def test_a_prefix_stays_where_the_model_itself_takes_caches_away() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"vocab_size": 96, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    calm = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
+    gradients = []
+    for checkpointed in (False, True):
+        torch.manual_seed(5)
+        base = GPT2LMHeadModel(GPT2Config(**sizes, **calm, bos_token_id=1, eos_token_id=2))
+        method = PTuningV2(num_virtual_tokens=5, dropout=0.0)
+        model: Any = method.apply(base, Generic(layers_path="transformer.h")).train()
+        if checkpointed:
+            model.activation_checkpointing_enable()
+        model(**batch()).loss.backward()
+        [prefix] = trained(model).values()
+        gradients.append(prefix.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
 
 
 def test_a_prefix_refuses_layers_that_see_a_window_alone(tmp_path: Path) -> None:
