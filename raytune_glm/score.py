@@ -32,19 +32,12 @@ def score_adapter(
     from raytune_glm.data import encode_splits
     from raytune_glm.engine.deepspeed import choose_accelerator
     from raytune_glm.evaluate import Evaluator
-    from raytune_glm.models import inspect_folder, load_model, load_tokenizer
 
     device = choose_accelerator()
-    family = inspect_folder(run.model.path, run.model.family).family
-    tokenizer = load_tokenizer(run.model.path, family=run.model.family)
+    family = run.model.inspect().family
+    tokenizer = run.model.load_tokenizer()
     data = encode_splits(run.data, family=family, tokenizer=tokenizer, cache_dir=data_cache)
-    base = load_model(
-        run.model.path,
-        precision=run.model.precision,
-        quantization=run.model.quantization,
-        device=str(device),
-    )
-    model = run.method.load(base, adapter)
+    model = run.method.load(run.model.load(str(device)), adapter)
     rows = {"train": data.train, "dev": data.dev, "test": data.test}
     scores: dict[str, dict[str, float]] = {}
     for split in splits:

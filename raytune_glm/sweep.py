@@ -151,12 +151,11 @@ def _run_trials(
 def _encode(sweep: SweepConfig, results: ResultsFolder) -> None:
     """Encode the data once for all trials, here, where the user sees what is wrong with it."""
     from raytune_glm.data.store import encode_splits
-    from raytune_glm.models import inspect_folder, load_tokenizer
 
     encode_splits(
         sweep.data,
-        family=inspect_folder(sweep.model.path, sweep.model.family).family,
-        tokenizer=load_tokenizer(sweep.model.path, family=sweep.model.family),
+        family=sweep.model.inspect().family,
+        tokenizer=sweep.model.load_tokenizer(),
         cache_dir=results.data,
     )
 

@@ -181,20 +181,13 @@ class _Trial:
         from raytune_glm.engine import distributed
         from raytune_glm.engine.deepspeed import DeepSpeedEngine, choose_accelerator
         from raytune_glm.evaluate import Evaluator, pad_token_id
-        from raytune_glm.models import inspect_folder, load_model, load_tokenizer
 
         device = choose_accelerator()
         _seed(run.train.seed)
-        family = inspect_folder(run.model.path, run.model.family).family
-        tokenizer = load_tokenizer(run.model.path, family=run.model.family)
+        family = run.model.inspect().family
+        tokenizer = run.model.load_tokenizer()
         data = encode_splits(run.data, family=family, tokenizer=tokenizer, cache_dir=data_cache)
-        model = load_model(
-            run.model.path,
-            precision=run.model.precision,
-            quantization=run.model.quantization,
-            device=str(device),
-        )
-        model = run.method.apply(model, family)
+        model = run.method.apply(run.model.load(str(device)), family)
         if run.train.gradient_checkpointing:
             # Without reentrance, frozen inputs may stay without a gradient of their own.
             model.activation_checkpointing_enable({"use_reentrant": False})

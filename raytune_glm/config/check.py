@@ -20,7 +20,7 @@ from raytune_glm.config.plan import total_steps
 from raytune_glm.config.tree import RunConfig, SweepConfig
 from raytune_glm.data import DataConfig, Split, check_files
 from raytune_glm.errors import ConfigError, UserError
-from raytune_glm.models import Checkpoint, inspect_folder
+from raytune_glm.models import Checkpoint
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ def check_sweep(sweep: SweepConfig) -> Plan:
     """
     faults: list[UserError] = []
     _attempt(faults, lambda: _check_paths(sweep))
-    model = _attempt(faults, lambda: inspect_folder(sweep.model.path, sweep.model.family))
+    model = _attempt(faults, sweep.model.inspect)
     rows = _attempt(faults, lambda: check_files(sweep.data))
     _attempt(faults, lambda: _check_dev(sweep))
     if model is None or rows is None or faults:

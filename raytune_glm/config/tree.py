@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from raytune_glm.data import DataConfig
 from raytune_glm.methods import AnyMethod
 from raytune_glm.search import SearchSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from raytune_glm.models import Checkpoint
 
 
 def _known_family(name: str | None) -> str | None:
@@ -43,10 +48,38 @@ class ModelSettings(_Section):
     """Folder of a checkpoint in its published layout, or a hub id such as `THUDM/chatglm3-6b`."""
     family: Annotated[str | None, AfterValidator(_known_family)] = None
     """Model family, where the folder's own files do not tell it."""
+    template: str | None = None
+    """Instruction template of Alpaca-LoRA (`alpaca`, `alpaca_legacy`, `alpaca_short`, `vigogne`)
+    for LLaMA and others without a fixed chat format; none: the model's own."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the weights and of the arithmetic; fp16 trains with a dynamic loss scale."""
     quantization: Literal["int8", "nf4"] | None = None
     """Store the base's linears in 8 or 4 bits by bitsandbytes; adapters stay in `precision`."""
+
+    def inspect(self) -> Checkpoint:
+        """Look at the checkpoint without torch.
+
+        Raises:
+            ModelError: It cannot be used.
+            ConfigError: The family or the template does not fit it.
+        """
+        from raytune_glm.models import inspect_folder
+
+        return inspect_folder(self.path, self.family, template=self.template)
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the checkpoint's tokenizer."""
+        from raytune_glm.models import load_tokenizer
+
+        return load_tokenizer(self.path, family=self.family)
+
+    def load(self, device: str) -> PreTrainedModel:
+        """Load the model onto a device, in its precision and quantization."""
+        from raytune_glm.models import load_model
+
+        return load_model(
+            self.path, precision=self.precision, quantization=self.quantization, device=device
+        )
 
 
 class TrainSettings(_Section):

@@ -127,7 +127,7 @@ def _key(config: DataConfig, family: Family, tokenizer: PreTrainedTokenizerBase)
     return digest(
         {
             "version": ENCODING_VERSION,
-            "family": family.name,
+            "family": [family.name, family.template],
             "tokenizer": _digest_tokenizer(tokenizer),
             "settings": settings,
             "content": content,

@@ -95,6 +95,8 @@ class Family(ABC):
     """Last names of the linears in the feed-forward part, what `target_modules: mlp` means."""
     default_lora_modules: tuple[str, ...]
     """LoRA's targets where the user names none: those that the published tools use."""
+    template: str | None = None
+    """Instruction template of its prompts, in families that have a choice of them."""
     tokenizer_files: tuple[str, ...]
     """Files of a checkpoint folder of which at least one must be there to build a tokenizer."""
     has_own_prefix: bool = False
