@@ -64,6 +64,14 @@ def plain_curve(base: Base, example: str) -> list[float]:
     return losses
 
 
+def take_steps(engine: DeepSpeedEngine, count: int) -> list[float]:
+    """Take optimizer steps on one batch; give the loss before each."""
+    num_label_tokens = int((batch()["labels"][:, 1:] != -100).sum())
+    return [
+        engine.train_step([batch()], num_label_tokens=num_label_tokens).loss for _ in range(count)
+    ]
+
+
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 @pytest.mark.parametrize(("architecture", "example"), CASES)
 def test_a_method_trains_and_is_saved_whole_under_every_zero_stage(
@@ -76,10 +84,7 @@ def test_a_method_trains_and_is_saved_whole_under_every_zero_stage(
     names = set(trained(model))
     run = run_config(example, zero_stage=zero_stage)
     engine = DeepSpeedEngine(model, run, total_steps=STEPS)
-    num_label_tokens = int((batch()["labels"][:, 1:] != -100).sum())
-    losses = [
-        engine.train_step([batch()], num_label_tokens=num_label_tokens).loss for _ in range(STEPS)
-    ]
+    losses = take_steps(engine, STEPS)
     assert losses == pytest.approx(plain_curve(base, example), abs=1e-4)
 
     weights = engine.trained_weights()
@@ -90,3 +95,29 @@ def test_a_method_trains_and_is_saved_whole_under_every_zero_stage(
     engine.close()
     again: Any = method.load(base.load(), tmp_path)
     torch.testing.assert_close(logits(again, batch()), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+@pytest.mark.parametrize(
+    ("architecture", "example"),
+    [("chatglm3", "p_tuning_v2_projected"), ("llama", "prompt_tuning"), ("qwen2", "full")],
+)
+def test_a_resumed_method_goes_on_as_if_never_stopped(
+    bases: dict[str, Base], architecture: str, example: str, zero_stage: int, tmp_path: Path
+) -> None:
+    choose_accelerator()
+    run = run_config(example, zero_stage=zero_stage)
+
+    def fresh() -> DeepSpeedEngine:
+        return DeepSpeedEngine(applied(bases[architecture], example)[1], run, total_steps=STEPS)
+
+    engine = fresh()
+    take_steps(engine, 2)
+    engine.save_state(tmp_path, "half-way")
+    losses, weights = take_steps(engine, 2), engine.trained_weights()
+    engine.close()
+    engine = fresh()
+    engine.load_state(tmp_path, "half-way")
+    assert take_steps(engine, 2) == pytest.approx(losses, abs=1e-6)
+    torch.testing.assert_close(engine.trained_weights(), weights, rtol=0, atol=1e-6)
+    engine.close()
