@@ -41,7 +41,8 @@ A sweep file is YAML with the sections below. Any setting can be changed on the 
 runs. A setting that does not exist is refused with the nearest one that does.
 """
 
-SPACE = """Under `search.space` stand dotted paths of settings, each with the values it may take. Whatever a
+SPACE = """\
+Under `search.space` stand dotted paths of settings, each with the values it may take. Whatever a
 trial can have of its own can be searched: all of `data`, `method`, `train` and `deepspeed`, and of
 `model` what is not its path or family.
 

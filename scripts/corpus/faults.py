@@ -1,8 +1,8 @@
 """The fault-triple task: repair records and the triples they state.
 
-A record is one to three clauses, at times with clauses that state nothing, joined by commas. A clause
-is a template whose slots are filled with entities composed of `words`; the templates say which pairs
-of slots are related. Read next: `../make_fault_triples.py`.
+A record is one to three clauses, at times with one that states nothing, joined by commas. A clause
+is a template whose slots are filled with entities composed of `words`; a clause says which pairs of
+its slots are related. Read next: `../make_fault_triples.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from corpus import words
 
 PART_FAULT, QUANTITY_FAULT, COMPOSITION, TOOL = "部件故障", "性能故障", "组成", "检测工具"
 
-INSTRUCTION = "从维修记录中抽取三元组，关系为部件故障、性能故障、组成或检测工具，用_连接，每行一个。记录："
+INSTRUCTION = (
+    "从维修记录中抽取三元组，关系为部件故障、性能故障、组成或检测工具，用_连接，每行一个。记录："
+)
 
 MAX_INPUT_CHARACTERS = 48
 MAX_OUTPUT_CHARACTERS = 58
@@ -183,14 +185,17 @@ def _fill(template: str, entity: Entity, rng: random.Random) -> tuple[str, dict[
     return _SLOT.sub(value, template), values
 
 
-def _draft(entity: Entity, rng: random.Random) -> tuple[str, list[Triple]]:
+def draft(entity: Entity, rng: random.Random) -> tuple[str, list[Triple]]:
+    """Make a record's text and the triples that it states, however long."""
     clauses: list[str] = []
     triples: list[Triple] = []
     for _ in range(rng.choices((1, 2, 3), weights=(5, 5, 1))[0]):
         clause = rng.choices(CLAUSES, weights=[clause.weight for clause in CLAUSES])[0]
         text, values = _fill(rng.choice(clause.texts), entity, rng)
         clauses.append(text)
-        triples += [(values[head], relation, values[tail]) for head, relation, tail in clause.relations]
+        triples += [
+            (values[head], relation, values[tail]) for head, relation, tail in clause.relations
+        ]
     if rng.random() < 0.5:
         text, _ = _fill(rng.choice(DISTRACTORS), entity, rng)
         clauses.insert(rng.randrange(len(clauses) + 1), text)
@@ -198,7 +203,7 @@ def _draft(entity: Entity, rng: random.Random) -> tuple[str, list[Triple]]:
 
 
 def draft_row(entity: Entity, rng: random.Random) -> dict[str, str] | None:
-    """Make one row in the published format, or None where the draft is too long or says a thing twice.
+    """Make one row in the published format; None if the draft is too long or repeats a triple.
 
     Args:
         entity: Gives an entity of a kind; what it gives decides which entities a split contains.
@@ -207,7 +212,7 @@ def draft_row(entity: Entity, rng: random.Random) -> dict[str, str] | None:
     Returns:
         The row (`instruction`, `input`, `output`), short enough for quick training on a CPU.
     """
-    text, triples = _draft(entity, rng)
+    text, triples = draft(entity, rng)
     output = "\n".join("_".join(triple) for triple in triples)
     if (
         len(text) > MAX_INPUT_CHARACTERS
