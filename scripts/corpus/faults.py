@@ -16,9 +16,7 @@ from corpus import words
 
 PART_FAULT, QUANTITY_FAULT, COMPOSITION, TOOL = "部件故障", "性能故障", "组成", "检测工具"
 
-INSTRUCTION = (
-    "从维修记录中抽取三元组，关系为部件故障、性能故障、组成或检测工具，用_连接，每行一个。记录："
-)
+INSTRUCTION = "抽取部件故障、性能故障、组成和检测工具的三元组，用_连接："
 
 MAX_INPUT_CHARACTERS = 48
 MAX_OUTPUT_CHARACTERS = 58
