@@ -28,10 +28,6 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_glm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_glm() -> Path:
     """The checkpoint that the project ships. Read-only."""
-    if (ROOT / "data" / "tiny-glm").is_dir():
-        return ROOT / "data" / "tiny-glm"
-    from tests.models.conftest import write_chatglm
-
-    return write_chatglm(tmp_path_factory.mktemp("tiny_glm"), seq_length=512)
+    return ROOT / "data" / "tiny-glm"

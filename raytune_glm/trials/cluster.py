@@ -78,16 +78,16 @@ def connect(address: str, *, log_file: Path) -> None:
     """
     import ray
 
+    log_to_file(log_file, name="ray")
     wanted: dict[str, Any] = {} if address == "auto" else {"address": address}
     try:
         with printing_to(log_file):
-            ray.init(**wanted, log_to_driver=False)
+            ray.init(**wanted, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ResourceError(
             f"run.ray_address must be a running Ray cluster, but {address!r} does not answer "
             f"({error}): start one with `ray up cluster.yaml`, or write local"
         ) from None
-    log_to_file(log_file, name="ray")
 
 
 def worker_resources(run: RunConfig, cluster: Mapping[str, float]) -> dict[str, float]:

@@ -1,0 +1,39 @@
+"""How many trials run at a time: whole workers on whole nodes, and nothing that starves."""
+
+from __future__ import annotations
+
+import pytest
+
+from raytune_glm.errors import ResourceError
+from raytune_glm.trials.cluster import max_concurrent_trials
+
+EIGHT_GPUS = {"CPU": 96.0, "GPU": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "per_worker", "num_workers", "expected"),
+    [
+        ([{"CPU": 2.0}], {"CPU": 1}, 1, 2),
+        ([{"CPU": 2.0}], {"CPU": 1}, 2, 1),
+        # A GPU node's CPUs do not make room for more workers than it has GPUs.
+        ([EIGHT_GPUS], {"CPU": 1, "GPU": 1}, 1, 8),
+        # A head without GPUs holds no worker that needs one.
+        ([{"CPU": 64.0}, EIGHT_GPUS, EIGHT_GPUS], {"CPU": 4, "GPU": 1}, 4, 4),
+        # Three left over on each of two nodes are two trials of three, not one trial of four more.
+        ([{"CPU": 7.0}, {"CPU": 7.0}], {"CPU": 2}, 3, 2),
+        # A share of a GPU is of one GPU: 0.4 fits twice on each.
+        ([{"CPU": 16.0, "GPU": 2.0}], {"CPU": 1, "GPU": 0.4}, 1, 4),
+    ],
+)
+def test_as_many_trials_run_as_have_room_for_all_their_workers(
+    nodes: list[dict[str, float]], per_worker: dict[str, float], num_workers: int, expected: int
+) -> None:
+    found = max_concurrent_trials(nodes, per_worker=per_worker, num_workers=num_workers)
+    assert found == expected
+
+
+def test_a_trial_that_does_not_fit_is_refused_with_what_there_is() -> None:
+    with pytest.raises(
+        ResourceError, match=r"num_workers=3 of 1 CPU each do not: its 1 node\(s\) have 2 CPU"
+    ):
+        max_concurrent_trials([{"CPU": 2.0}], per_worker={"CPU": 1}, num_workers=3)
