@@ -103,7 +103,11 @@ def family_of(
 
 
 def inspect_folder(
-    path: str | Path, family_name: str | None = None, *, template: str | None = None
+    path: str | Path,
+    family_name: str | None = None,
+    *,
+    template: str | None = None,
+    quantization: Quantization | None = None,
 ) -> Checkpoint:
     """Look at a checkpoint without torch: its family, its sizes, and whether its files are whole.
 
@@ -111,6 +115,7 @@ def inspect_folder(
         path: A folder in the published layout, or a hub id (then its small files are fetched).
         family_name: The family that the user named, if any.
         template: The instruction template that the user named, if any.
+        quantization: What `load_model` is to do to the weights, so that it is refused here.
 
     Raises:
         ConfigError: The family has no such template.
@@ -120,6 +125,7 @@ def inspect_folder(
     config = folders.read_json(folder, "config.json")
     tokenizer_config = folders.read_optional_json(folder, "tokenizer_config.json")
     family = family_of(config, family_name, tokenizer_config=tokenizer_config)
+    folders.check_quantization(config, quantization)
     if folder == Path(path):
         folders.weight_files(folder)
     folders.require_tokenizer(folder, family.tokenizer_files)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,37 @@ def require_tokenizer(folder: Path, names: tuple[str, ...]) -> None:
             f"a model folder must hold a tokenizer file ({' or '.join(names)}), but {folder} has "
             "none: copy it from where the weights came from."
         )
+
+
+def check_quantization(config: Mapping[str, Any], quantization: str | None) -> None:
+    """Refuse what does not go with a checkpoint whose weights are quantised already.
+
+    Args:
+        config: The checkpoint's `config.json`: `quantization_bit` in the published ChatGLM ones,
+            `quantization_config` in those of transformers.
+        quantization: What the user asks for.
+
+    Raises:
+        ModelError: It is to be quantised a second time, or has quantised embeddings.
+    """
+    num_bits, theirs = config.get("quantization_bit"), config.get("quantization_config")
+    if quantization is not None and (num_bits or theirs):
+        kind = f"int{num_bits}" if num_bits else _quantization_kind(theirs)
+        raise ModelError(
+            f"`quantization` must be left out for a checkpoint that is quantised already, but got "
+            f"quantization={quantization!r} for one of {kind}: leave it out, or take the "
+            "checkpoint that is not quantised."
+        )
+    if num_bits and config.get("quantization_embeddings"):
+        raise ModelError(
+            "the embeddings of a checkpoint must not be quantised, but config.json has "
+            "quantization_embeddings=true: take the checkpoint whose layers alone are."
+        )
+
+
+def _quantization_kind(described: Any) -> str:
+    method = described.get("quant_method") if isinstance(described, Mapping) else None
+    return f"quant_method={method}"
 
 
 def _listed_weight_files(folder: Path) -> tuple[Path, ...]:

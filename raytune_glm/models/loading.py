@@ -44,7 +44,7 @@ def load(
 ) -> PreTrainedModel:
     """Load the weights of a checkpoint folder; arguments and errors as `models.load_model`."""
     _check_choices(precision, quantization)
-    _check_packed(config, quantization)
+    folders.check_quantization(config, quantization)
     files = folders.weight_files(folder)
     arguments: dict[str, Any] = {"dtype": _DTYPES[precision]}
     if quantization is not None:
@@ -96,6 +96,7 @@ def load_random(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     _check_choices(precision, quantization)
+    folders.check_quantization(config, quantization)
     dtype = _DTYPES[precision]
     model_class = family.model_class()
     with torch.device(device):
@@ -193,22 +194,6 @@ def _check_choices(precision: str, quantization: str | None) -> None:
     if quantization not in (None, "int8", "nf4"):
         raise ModelError(
             f"`quantization` must be int8, nf4 or nothing, but got quantization={quantization!r}."
-        )
-
-
-def _check_packed(config: Mapping[str, Any], quantization: str | None) -> None:
-    """Refuse what does not go with the published quantised checkpoints."""
-    num_bits = config.get("quantization_bit")
-    if num_bits and quantization is not None:
-        raise ModelError(
-            f"`quantization` must be left out for a checkpoint that is quantised already, but got "
-            f"quantization={quantization!r} for one of int{num_bits}: leave it out, or take the "
-            "checkpoint that is not quantised."
-        )
-    if num_bits and config.get("quantization_embeddings"):
-        raise ModelError(
-            "the embeddings of a checkpoint must not be quantised, but config.json has "
-            "quantization_embeddings=true: take the checkpoint whose layers alone are."
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,40 +15,53 @@ from tests.models.test_vectors import VECTORS
 
 GMASK, SOP = 81, 84
 """ChatGLM's `[gMASK]` and `<sop>` in the 28-layer fixture's small vocabulary."""
-NAMES = ["chatglm", "chatglm2", "chatglm3", "glm", "llama"]
+NAMES = ["chatglm", "chatglm2", "chatglm3", "glm", "glm4", "llama"]
 
 
 @pytest.fixture(params=NAMES)
-def folder(
-    request: pytest.FixtureRequest, chatglm_folder: Path, llama_folder: Path, glm_folder: Path
-) -> Path:
+def folder(request: pytest.FixtureRequest, chatglm_folder: Path, llama_folder: Path) -> Path:
+    if request.param in ("glm", "glm4"):
+        return request.getfixturevalue(f"{request.param}_folder")  # type: ignore[no-any-return]
     return {
         "chatglm": VECTORS / "chatglm",
         "chatglm2": VECTORS / "chatglm2",
         "chatglm3": chatglm_folder,
-        "glm": glm_folder,
         "llama": llama_folder,
     }[request.param]
 
 
+GLM_CONFIG: dict[str, Any] = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+}
+
+
 @pytest.fixture(scope="module")
 def glm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of transformers' own `glm`, the later GLM-4-9B release's architecture."""
+    """A checkpoint of transformers' own `glm`, GLM-4-9B's release without remote code."""
     from transformers import GlmConfig, GlmForCausalLM
 
     folder = tmp_path_factory.mktemp("glm")
     torch.manual_seed(7)
-    config = GlmConfig(
-        vocab_size=400,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        pad_token_id=0,
-    )
-    GlmForCausalLM(config).save_pretrained(folder)
+    GlmForCausalLM(GlmConfig(**GLM_CONFIG)).save_pretrained(folder)
+    write_byte_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def glm4_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of transformers' own `glm4`, the architecture of GLM-4-0414."""
+    from transformers import Glm4Config, Glm4ForCausalLM
+
+    folder = tmp_path_factory.mktemp("glm4")
+    torch.manual_seed(7)
+    Glm4ForCausalLM(Glm4Config(**GLM_CONFIG)).save_pretrained(folder)
     write_byte_tokenizer(folder)
     return folder
 
@@ -139,6 +153,52 @@ def test_thirty_steps_of_lora_lower_the_loss(folder: Path) -> None:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.3
+
+
+WIDE = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "ffn_hidden_size": 128,
+    "inner_hidden_size": 128,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "kv_channels": 16,
+    "head_dim": 16,
+}
+"""Sizes that nf4 can do on a CPU: every linear's input is a multiple of 64."""
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_adapters_train_on_a_quantised_base(
+    folder: Path, quantization: Literal["int8", "nf4"], tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from raytune_glm.models import family_of
+
+    config = json.loads((folder / "config.json").read_text())
+    config |= {name: size for name, size in WIDE.items() if name in config}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(5)
+    load_model(tmp_path, random_weights=True).save_pretrained(tmp_path)
+    base: Any = load_model(tmp_path, quantization=quantization)
+    family = family_of(config)
+    targets = list(family.fitted(family.shape(config, tmp_path)).mlp_modules)
+    model: Any = get_peft_model(base, LoraConfig(r=4, target_modules=targets))
+    model.train()
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trainable.values(), lr=2e-2)
+    inputs = batch(folder, side="left", pad=base.config.pad_token_id or 0)
+    losses = []
+    for _ in range(10):
+        loss = model(**inputs).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert all("lora" in name for name in trainable)
     assert losses[-1] < losses[0] - 0.3
 
 

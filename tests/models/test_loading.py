@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from raytune_glm.errors import ModelError
-from raytune_glm.models import load_model, load_tokenizer, register
-from tests.models.conftest import CHATGLM_CONFIG, write_chatglm
+from raytune_glm.models import inspect_folder, load_model, load_tokenizer, register
+from tests.models.conftest import CHATGLM_CONFIG, write_byte_tokenizer, write_chatglm
 
 IDS = torch.tensor([[5, 9, 60, 270, 301, 12]])
 
@@ -257,22 +257,16 @@ def test_random_weights_of_a_transformers_model(llama_folder: Path) -> None:
     assert torch.isfinite(logits(model)).all()
 
 
-@pytest.mark.parametrize("quantization", ["int8", "nf4"])
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_adapters_train_on_quantised_linears(quantization: Any, tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    folder = write_chatglm(tmp_path, hidden_size=64, ffn_hidden_size=64, kv_channels=16)
-    base = load_model(folder, precision="bf16", quantization=quantization)
-    model: Any = get_peft_model(base, LoraConfig(r=4, target_modules=["query_key_value", "dense"]))
-    model.train()
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=2e-2)
-    losses = []
-    for _ in range(20):
-        loss = model(input_ids=IDS, labels=IDS).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0] - 0.5
+def test_quantising_what_transformers_saved_quantised_is_refused(
+    llama_folder: Path, tmp_path: Path
+) -> None:
+    load_model(llama_folder, quantization="int8").save_pretrained(tmp_path)
+    write_byte_tokenizer(tmp_path)
+    again: Any = load_model(tmp_path)
+    assert type(again.model.layers[0].mlp.up_proj).__name__ == "Linear8bitLt"
+    assert inspect_folder(tmp_path).shape.num_layers == 2
+    for look in (inspect_folder, load_model):
+        with pytest.raises(
+            ModelError, match=r"got quantization='nf4' for one of quant_method=bitsandbytes: leave"
+        ):
+            look(tmp_path, quantization="nf4")
