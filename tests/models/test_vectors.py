@@ -11,9 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from raytune_glm.models import load_model, register
+from raytune_glm.models.chatglm.packed import unpack
 
 VECTORS = Path(__file__).parent / "vectors"
-TRAINING_CASES = [("chatglm2", "batch_left_pad_labels"), ("chatglm", "layers28")]
+TRAINING_CASES = [
+    ("chatglm3", "batch_left_pad_labels"),
+    ("chatglm2", "batch_left_pad_labels"),
+    ("chatglm", "layers28"),
+]
 
 
 def given(family: str, case: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Any]:
@@ -40,11 +45,37 @@ def test_hidden_states_loss_and_gradients_are_the_originals(family: str, case: s
         assert norm == pytest.approx(numbers["gradient_l2"][name], rel=1e-4, abs=1e-4), name
 
 
-def test_generated_ids_are_the_originals() -> None:
-    inputs, _, numbers = given("chatglm2", "gen_batch_left_pad")
+@pytest.mark.parametrize("family", ["chatglm2", "chatglm3"])
+def test_generated_ids_are_the_originals(family: str) -> None:
+    inputs, _, numbers = given(family, "gen_batch_left_pad")
     expected = numbers.pop("sequences")
-    sequences = load_model(VECTORS / "chatglm2").generate(**inputs, do_sample=False, **numbers)
+    sequences = load_model(VECTORS / family).generate(**inputs, do_sample=False, **numbers)
     assert sequences.tolist() == expected
+
+
+@pytest.mark.parametrize("variant", ["ptuning_projection", "ptuning_embedding"])
+def test_hidden_states_and_loss_behind_a_prefix_are_the_originals(variant: str) -> None:
+    inputs, _, _ = given("chatglm2", "batch_left_pad_labels")
+    numbers = json.loads((VECTORS / "chatglm2" / "prefixes.json").read_text())[variant]
+    weights = load_file(VECTORS / "chatglm2" / f"{variant}.safetensors")
+    hidden = weights.pop("final_hidden")
+    model: Any = load_model(VECTORS / "chatglm2")
+    model.add_prefix(numbers["pre_seq_len"], projection=numbers["prefix_projection"])
+    assert not model.eval().load_state_dict(weights, strict=False).unexpected_keys
+    with torch.no_grad():
+        output = model(**inputs, output_hidden_states=True)
+    difference = (output.hidden_states[-1] - hidden)[inputs["attention_mask"].bool()]
+    assert difference.abs().max() < 3e-5
+    assert float(output.loss) == pytest.approx(numbers["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("num_bits", [8, 4])
+def test_packed_weights_unpack_to_the_originals_to_the_bit(num_bits: int) -> None:
+    tensors = load_file(VECTORS / "chatglm2" / "packed.safetensors")
+    packed, scale, unpacked = (
+        tensors[f"int{num_bits}.{name}"] for name in ("packed", "scale", "unpacked")
+    )
+    assert torch.equal(unpack(packed, scale, num_bits=num_bits), unpacked)
 
 
 def test_the_auto_classes_tell_the_first_generation_from_the_later_ones(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
     python tests/models/vectors/make.py ../shared/oracle
 
 Weights are stored in fp16, which loses nothing: those of the fixtures are fp16 numbers. ChatGLM2's
-are the base fixture's, ChatGLM's those of the 28-layer one, which is small.
+and ChatGLM3's are the base fixture's, ChatGLM's those of the 28-layer one, which is small. ChatGLM2
+also has its two prefixes and one linear as the published quantised checkpoints pack it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,36 @@ def make(oracle: Path, family: str, *, subfolder: str, cases: tuple[str, ...]) -
     (target / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
 
 
+def make_prefixes(oracle: Path, family: str, *, case: str) -> None:
+    """Write both P-Tuning prefixes and what the model gives behind each for a base case's rows."""
+    tensors = load_file(oracle / family / "cases.safetensors")
+    entries = json.loads((oracle / family / "cases.json").read_text())["cases"]
+    numbers = {}
+    for variant in ("ptuning_projection", "ptuning_embedding"):
+        name = f"{variant}/{case}"
+        entry = next(entry for entry in entries if entry["name"] == name)
+        numbers[variant] = {"loss": entry["expect"]["loss"], **entry["config_overrides"]}
+        for key in ("input_ids", "attention_mask", "position_ids", "labels"):
+            assert torch.equal(tensors[f"{name}/{key}"], tensors[f"{case}/{key}"]), key
+        weights = load_file(oracle / family / f"{variant}.safetensors")
+        hidden = {"final_hidden": tensors[entry["expect"]["final_hidden"]]}
+        save_file({**weights, **hidden}, HERE / family / f"{variant}.safetensors")
+    (HERE / family / "prefixes.json").write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+def make_packed(oracle: Path, family: str, *, linear: str) -> None:
+    """Write a linear's packed weights, scales and unpacked weights, in 8 and 4 bits."""
+    kept = {}
+    for num_bits in (8, 4):
+        tensors = load_file(oracle / family / f"quant{num_bits}.safetensors")
+        kept |= {
+            f"int{num_bits}.packed": tensors[f"{linear}.weight"],
+            f"int{num_bits}.scale": tensors[f"{linear}.weight_scale"],
+            f"int{num_bits}.unpacked": tensors[f"dequantised.{linear}.weight"],
+        }
+    save_file(kept, HERE / family / "packed.safetensors")
+
+
 def _numbers(entry: dict) -> dict:
     expect = entry["expect"]
     if entry["kind"] == "generate":
@@ -58,10 +89,8 @@ def _numbers(entry: dict) -> dict:
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
-    make(
-        root,
-        "chatglm2",
-        subfolder="",
-        cases=("batch_left_pad_labels", "gen_batch_left_pad"),
-    )
+    for later in ("chatglm2", "chatglm3"):
+        make(root, later, subfolder="", cases=("batch_left_pad_labels", "gen_batch_left_pad"))
     make(root, "chatglm", subfolder="layers28", cases=("layers28",))
+    make_prefixes(root, "chatglm2", case="batch_left_pad_labels")
+    make_packed(root, "chatglm2", linear="transformer.encoder.layers.0.self_attention.dense")
