@@ -132,6 +132,17 @@ class Family(ABC):
             ModelError: A size is missing or impossible.
         """
 
+    def layer_parameters(self, shape: ModelShape) -> tuple[int, ...]:
+        """Give the parameters of each transformer layer, from the first to the last."""
+        return tuple(
+            sum(
+                size
+                for name, size in shape.parameters.items()
+                if name.startswith(f"{self.layers_path}.{layer}.")
+            )
+            for layer in range(shape.num_layers)
+        )
+
     def prefix_embedding_size(self, shape: ModelShape) -> int:
         """Give the width of P-Tuning's table where it goes through a network (`projection`)."""
         return shape.hidden_size

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from raytune_glm.models import inspect_folder, load_model
-from tests.models.conftest import write_byte_tokenizer
+from tests.models.conftest import write_byte_tokenizer, write_chatglm
 from tests.models.test_vectors import VECTORS
 
 GMASK, SOP = 81, 84
 """ChatGLM's `[gMASK]` and `<sop>` in the 28-layer fixture's small vocabulary."""
-NAMES = ["chatglm", "chatglm2", "chatglm3", "glm", "glm4", "llama"]
+NAMES = ["chatglm", "chatglm2", "chatglm3", "chatglm4", "glm", "glm4", "llama"]
 
 
 @pytest.fixture(params=NAMES)
 def folder(request: pytest.FixtureRequest, chatglm_folder: Path, llama_folder: Path) -> Path:
-    if request.param in ("glm", "glm4"):
+    if request.param in ("chatglm4", "glm", "glm4"):
         return request.getfixturevalue(f"{request.param}_folder")  # type: ignore[no-any-return]
     return {
         "chatglm": VECTORS / "chatglm",
@@ -28,6 +28,17 @@ def folder(request: pytest.FixtureRequest, chatglm_folder: Path, llama_folder: P
         "chatglm3": chatglm_folder,
         "llama": llama_folder,
     }[request.param]
+
+
+@pytest.fixture(scope="module")
+def chatglm4_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of GLM-4-9B's first release: ChatGLM's layout, rotary base and epsilon apart."""
+    return write_chatglm(
+        tmp_path_factory.mktemp("chatglm4"),
+        _name_or_path="THUDM/glm-4-9b-chat",
+        rope_ratio=500,
+        layernorm_epsilon=1.5625e-07,
+    )
 
 
 GLM_CONFIG: dict[str, Any] = {

@@ -30,7 +30,11 @@ def assert_shape_is_the_models(folder: Path) -> None:
     assert dict(found.shape.parameters) == {
         name: parameter.numel() for name, parameter in model.named_parameters()
     }
-    assert found.shape.num_layers == len(model.get_submodule(found.family.layers_path))
+    layers = model.get_submodule(found.family.layers_path)
+    assert found.family.layer_parameters(found.shape) == tuple(
+        sum(parameter.numel() for parameter in layer.parameters()) for layer in layers
+    )
+    assert found.shape.num_layers == len(layers)
     names = {name.rpartition(".")[2] for name in ours}
     assert set(found.family.attention_modules + found.family.mlp_modules) == names
     assert set(found.family.default_lora_modules) <= names
@@ -93,6 +97,22 @@ def test_published_checkpoints_have_their_number_of_parameters(
     found, shape = published_shape(name)
     assert found.name == family
     assert shape.total_parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        # Attention 4 h^2 + 4 h, feed-forward 8 h^2 + 5 h, two norms of 2 h, for h = 4096.
+        ("chatglm-6b", 12 * 4096**2 + 13 * 4096),
+        # Attention 4 h^2, feed-forward 3 h f, two norms of h, for h = 5120 and f = 13824.
+        ("llama-13b", 4 * 5120**2 + 3 * 5120 * 13824 + 2 * 5120),
+    ],
+)
+def test_every_layer_of_a_published_checkpoint_has_its_number_of_parameters(
+    name: str, parameters: int
+) -> None:
+    family, shape = published_shape(name)
+    assert set(family.layer_parameters(shape)) == {parameters}
 
 
 @pytest.mark.parametrize(
