@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="key.path=value",
         help="settings to change, such as model.path=/models/chatglm3-6b or search.num_trials=20",
     )
@@ -125,11 +126,11 @@ def _run_trials(
     from raytune_glm.trials.tuner import run_trials
 
     ray_log = results.root / "ray.log"
+    _encode(sweep, results)
     try:
         cluster.connect(sweep.run.ray_address, log_file=ray_log)
         placement = cluster.place(sweep, precisions=plan.precisions)
         console.print(f"cluster    {placement.describe()}", highlight=False)
-        _encode(sweep, results)
         progress = Progress(console, sweep.search, mode=ledger.mode, rows=ledger.rows.values())
         out_of_time = False
         if ledger.num_left:
@@ -151,13 +152,19 @@ def _run_trials(
 def _encode(sweep: SweepConfig, results: ResultsFolder) -> None:
     """Encode the data once for all trials, here, where the user sees what is wrong with it."""
     from raytune_glm.data.store import encode_splits
+    from raytune_glm.metrics import METRICS, AnswerMetric
 
-    encode_splits(
+    data = encode_splits(
         sweep.data,
         family=sweep.model.inspect().family,
         tokenizer=sweep.model.load_tokenizer(),
         cache_dir=results.data,
     )
+    assert data.dev is not None, "the configuration has dev rows"
+    for name in {sweep.search.metric, *sweep.train.metrics}:
+        metric = METRICS[name]
+        if isinstance(metric, AnswerMetric):
+            metric.refuse_unmeasurable(data.dev["references"])
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def test_check_prints_the_arithmetic_and_creates_nothing(desk: Path) -> None:
     assert listed(desk) == before
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert lines["sweep"] == f"try, results in {desk / 'results' / 'try'}"
-    assert lines["data"] == "train 720 rows, dev 100 rows"
+    assert lines["data"] == "train 2,400 rows, dev 100 rows"
     assert lines["trials"].startswith("3 by tpe and asha, for eval_loss")
     few, many = re.match(r"([\d,]+) to ([\d,]+) parameters", lines["trainable"]).groups()  # type: ignore[union-attr]
     assert 2 * int(few.replace(",", "")) == int(many.replace(",", ""))

@@ -65,7 +65,9 @@ class ModelSettings(_Section):
         """
         from raytune_glm.models import inspect_folder
 
-        return inspect_folder(self.path, self.family, template=self.template)
+        return inspect_folder(
+            self.path, self.family, template=self.template, quantization=self.quantization
+        )
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the checkpoint's tokenizer."""

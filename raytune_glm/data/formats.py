@@ -172,6 +172,14 @@ def _read_chat(turns: str, role: str, content: str) -> Callable[..., Iterator[Ex
     return read
 
 
+def _read_conversations(record: Mapping[str, Any]) -> Iterator[Example]:
+    """ShareGPT has `from` and `value` in a turn, ChatGLM3's own demo `role` and `content`."""
+    turns = _items(record["conversations"], "conversations")
+    first = turns[0]
+    keys = ("role", "content") if isinstance(first, dict) and "role" in first else ("from", "value")
+    return _read_chat("conversations", *keys)(record)
+
+
 def _message(turn: Any, *, name: str, role: str, content: str) -> Message:
     if not isinstance(turn, dict) or role not in turn or content not in turn:
         raise FormatError(f"`{name}` must be an object with `{role}` and `{content}`")
@@ -191,12 +199,11 @@ FORMATS: dict[str, Format] = {
     "context": Format(fields=("context", "target"), read=_read_pair("context", "target")),
     "prompt": Format(fields=("prompt", "completion"), read=_read_pair("prompt", "completion")),
     "messages": Format(fields=("messages",), read=_read_chat("messages", "role", "content")),
-    "conversations": Format(
-        fields=("conversations",), read=_read_chat("conversations", "from", "value")
-    ),
+    "conversations": Format(fields=("conversations",), read=_read_conversations),
 }
 """The row formats. `instances` is that of self-instruct's seed tasks; `prompt` that of its prepared
-rows; `context` that of ChatGLM-Tuning; `conversations` that of ShareGPT."""
+rows; `context` that of ChatGLM-Tuning; `conversations` that of ShareGPT
+and of ChatGLM3's fine-tuning demo."""
 
 
 def find_format(record: Mapping[str, Any]) -> Format:

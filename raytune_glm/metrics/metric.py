@@ -36,6 +36,13 @@ class AnswerMetric(Metric):
             A score for each answer, in the same order.
         """
 
+    def refuse_unmeasurable(self, references: Sequence[Sequence[str]]) -> None:
+        """Refuse rows on which the metric says nothing; most metrics say something on all.
+
+        Raises:
+            DataError: What the references lack.
+        """
+
 
 def preference(values: Mapping[str, float], metric: Metric) -> tuple[float, float]:
     """Give a key by which evaluations compare: the larger, the better.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from raytune_glm.errors import DataError
 from raytune_glm.metrics.metric import AnswerMetric
 
 
@@ -32,6 +33,14 @@ class TripleF1(AnswerMetric):
             max(_f1(triples(prediction), triples(reference)) for reference in row)
             for prediction, row in zip(predictions, references, strict=True)
         ]
+
+    def refuse_unmeasurable(self, references: Sequence[Sequence[str]]) -> None:
+        """See `AnswerMetric.refuse_unmeasurable`: without a triple every silent model scores 1."""
+        if not any(triples(reference) for row in references for reference in row):
+            raise DataError(
+                "triple_f1 must have triples to find, but none of the dev answers has a line "
+                "head_relation_tail: write search.metric=eval_loss or exact_match"
+            )
 
 
 def triples(answer: str) -> set[str]:

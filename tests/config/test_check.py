@@ -69,7 +69,7 @@ def test_the_figures_of_a_sweep_are_those_of_its_extreme_trials(file: Path, tiny
     assert plan.steps == (60, 240)
     assert plan.max_steps == 240
     assert plan.tokens_per_step == (8 * 192, 32 * 192)
-    assert plan.rows == {"train": 720, "dev": 100}
+    assert plan.rows == {"train": 2400, "dev": 100}
 
 
 def test_steps_come_from_the_rows_where_epochs_are_given(file: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_sweep_without_dev_rows_is_refused(file: Path) -> None:
 
 def test_dev_rows_may_be_drawn_from_the_training_rows(file: Path) -> None:
     plan = check(file, "data.dev=null", "data.dev_rows=70")
-    assert plan.rows == {"train": 650, "dev": 70}
+    assert plan.rows == {"train": 2330, "dev": 70}
 
 
 def test_faults_of_model_data_and_search_are_told_at_once(file: Path) -> None:

@@ -112,6 +112,15 @@ def faults_of(tmp_path: Path, content: str | bytes, name: str = "train.jsonl") -
             ],
         ),
         (
+            {
+                "conversations": [
+                    {"role": "user", "content": "Hi"},
+                    {"role": "assistant", "content": "Hello"},
+                ]
+            },
+            [("user", ("Hi",)), ("assistant", ("Hello",))],
+        ),
+        (
             {"instruction": "Add.", "instances": [{"input": "1 1", "output": "2"}]},
             [("user", ("Add.", "1 1")), ("assistant", ("2",))],
         ),
@@ -124,6 +133,7 @@ def faults_of(tmp_path: Path, content: str | bytes, name: str = "train.jsonl") -
         "prompt",
         "messages",
         "conversations",
+        "conversations of ChatGLM3's demo",
         "instances",
     ],
 )

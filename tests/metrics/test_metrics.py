@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from raytune_glm.errors import DataError
 from raytune_glm.metrics import METRICS, AnswerMetric, weighted_mean
 
 
@@ -82,3 +83,11 @@ def test_a_row_without_its_reference_is_an_error() -> None:
 def test_nothing_to_score_is_an_error() -> None:
     with pytest.raises(ValueError, match="add up to 0"):
         weighted_mean(0.0, 0)
+
+
+def test_triple_f1_refuses_rows_without_a_triple_and_no_others() -> None:
+    metric = METRICS["triple_f1"]
+    assert isinstance(metric, AnswerMetric)
+    metric.refuse_unmeasurable([("no triple",), ("a_r_b",)])
+    with pytest.raises(DataError, match="must have triples to find"):
+        metric.refuse_unmeasurable([("an answer",), ("snake_case",)])
