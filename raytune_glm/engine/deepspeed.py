@@ -261,4 +261,7 @@ def _join_process_group() -> None:
         store = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in __all__
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
         os.environ.setdefault("LOCAL_RANK", "0")
+    # DeepSpeed would compile a shared-memory all-reduce for CPUs here, under a lock file that a
+    # killed process leaves behind: every later trial here would wait for it. Gloo does without.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
