@@ -60,3 +60,10 @@ def append_line(path: Path, value: Any) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The values of a file that `append_line` wrote; none where there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

@@ -8,12 +8,10 @@ knows Optuna and not Ray. Read next: `bridge`.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -142,7 +140,7 @@ class Ledger:
         assert trial.datetime_start is not None, "the study asked for it, so it has begun"
         chosen_at = trial.datetime_start.timestamp()
         live = LiveTrial(handle=handle, params=params, chosen_at=chosen_at)
-        live.reports = _read_lines(self._results.trial(live.id) / "metrics.jsonl")
+        live.reports = files.read_lines(self._results.trial(live.id) / "metrics.jsonl")
         return live
 
     def report(self, number: int, report: Mapping[str, Any]) -> None:
@@ -201,9 +199,3 @@ class Ledger:
 
 def _measured(report: Mapping[str, Any]) -> dict[str, float]:
     return {name: report[name] for name in ("train_loss", *METRICS) if name in report}
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

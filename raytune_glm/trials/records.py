@@ -13,7 +13,6 @@ Read next: `bridge`, which makes the trials, and `raytune_glm.report`, which rea
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -129,10 +128,7 @@ class ResultsFolder:
 
     def rows(self) -> list[TrialRow]:
         """The finished trials in the order of their ends; of a trial told twice, the last line."""
-        if not self.trials.exists():
-            return []
-        lines = self.trials.read_text(encoding="utf-8").splitlines()
-        rows = (TrialRow.model_validate(json.loads(line)) for line in lines if line)
+        rows = map(TrialRow.model_validate, files.read_lines(self.trials))
         return list({row.number: row for row in rows}.values())
 
     def add(self, row: TrialRow) -> None:
