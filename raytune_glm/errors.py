@@ -27,3 +27,7 @@ class ResourceError(UserError, RuntimeError):
 
 class NonFiniteLossError(RuntimeError):
     """The loss or the gradient became NaN or infinite; the trial ends before the optimizer step."""
+
+
+class ZeroLossError(RuntimeError):
+    """The loss became exactly 0, which no training gets to; the trial ends before the step."""

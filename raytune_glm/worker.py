@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from raytune_glm import files
 from raytune_glm.checkpoint import Checkpoints
 from raytune_glm.config import RunConfig
 from raytune_glm.config.plan import is_evaluated, total_steps
-from raytune_glm.errors import NonFiniteLossError
+from raytune_glm.errors import NonFiniteLossError, ZeroLossError
 from raytune_glm.metrics import METRICS, preference
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def train(
     """Train one trial from its last checkpoint, or from the start, to its end.
 
     Every worker of the trial calls it, inside the process group that they form; a trial of one
-    worker needs none. A loss that is not finite, and memory that does not suffice, end the trial
+    worker needs none. A loss that is not finite or is 0, and memory that does not suffice, end it
     with a last report whose `ending` says so, rather than with an exception. Where one worker of
     several runs out of memory the others wait for it: it leaves the ending in the trial's folder
     and raises, which ends them, and whoever starts the trial again finds the ending and reports it.
@@ -112,7 +112,7 @@ def train(
         return
     try:
         _train(run, folder, data_cache, metric, report, clock)
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, ZeroLossError) as error:
         log.error("%s", error)
         report({"ending": {"state": "FAILED", "error": str(error)}})
     except RuntimeError as error:
@@ -233,19 +233,21 @@ class _Trial:
         )
         return sum(rows["length"]), stats
 
-    def _micro_batches(self, indices: Indices) -> Iterator[Batch]:
+    def _micro_batches(self, indices: Indices) -> list[Batch]:
         from raytune_glm.data.collation import collate
         from raytune_glm.data.order import micro_batches
         from raytune_glm.engine import distributed
 
-        for own in micro_batches(
+        passes = micro_batches(
             indices,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
             micro_batch_size=self._run.train.micro_batch_size,
-        ):
-            rows = [self._rows[index] for index in own.tolist()]
-            yield collate(rows, pad_token_id=self._pad_token_id)
+        )
+        return [
+            collate([self._rows[i] for i in own.tolist()], pad_token_id=self._pad_token_id)
+            for own in passes
+        ]
 
     def note(self, state: LoopState, stats: StepStats) -> None:
         """Write a line of `train.jsonl`, where one is due."""

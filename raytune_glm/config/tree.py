@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -33,6 +33,10 @@ def _known_metric(where: str, name: str) -> None:
 
     if name not in METRICS:
         raise ValueError(f"{where} must be one of {', '.join(METRICS)}, but got {name!r}")
+
+
+LearningRate: TypeAlias = Annotated[float, Field(gt=0, lt=10)]
+RateFactor: TypeAlias = Annotated[str, Field(pattern=r"^[0-9]*\.?[0-9]+x$")]
 
 
 class _Section(BaseModel):
@@ -87,8 +91,11 @@ class ModelSettings(_Section):
 class TrainSettings(_Section):
     """How a trial trains."""
 
-    learning_rate: Annotated[float, Field(gt=0, lt=10)] = 1e-4
+    learning_rate: LearningRate = 1e-4
     """Peak learning rate of AdamW."""
+    learning_rates: dict[str, LearningRate | RateFactor] = {}
+    """Other peak rates by whole dotted parts of parameter names: a rate, or a multiple of
+    `learning_rate` such as `16x`. `{lora_B: 16x}` is LoRA+ (arXiv 2402.12354)."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Rows in one optimizer step, over all workers: micro-batch x accumulation x workers."""
     micro_batch_size: Annotated[int, Field(ge=1)] = 4
@@ -97,8 +104,10 @@ class TrainSettings(_Section):
     """Optimizer steps of a trial; write this or `epochs`."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the training rows, rounded up to whole steps."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Learning rate after the warm-up: down to 0 in a line or half a cosine, or flat."""
+    schedule: Literal["linear", "cosine", "constant", "warmup_decay"] = "linear"
+    """Learning rate after the warm-up: down to 0 in a line or half a cosine, or flat. But
+    `warmup_decay` is that of ChatGLM-Finetuning: from a tenth of the peak up along a logarithm,
+    and back to a tenth in a line."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps in which the learning rate rises in a line from 0 to its peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -135,6 +144,13 @@ class TrainSettings(_Section):
                 f"max_steps={self.max_steps}, epochs={self.epochs}"
             )
         return self
+
+    def peak_rate(self, pattern: str | None = None) -> float:
+        """Give the peak learning rate under a pattern of `learning_rates`, or that of the rest."""
+        rate = self.learning_rate if pattern is None else self.learning_rates[pattern]
+        if isinstance(rate, str):
+            return self.learning_rate * float(rate.removesuffix("x"))
+        return rate
 
 
 class DeepSpeedSettings(_Section):

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import resource
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from raytune_glm.config.rates import names_by_rate
 from raytune_glm.engine import distributed
 from raytune_glm.engine.schedule import learning_rate_factor
-from raytune_glm.errors import NonFiniteLossError
+from raytune_glm.errors import NonFiniteLossError, ZeroLossError
 from raytune_glm.models.family import IGNORED_LABEL
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from raytune_glm.config import RunConfig
 
 Batch = Mapping[str, torch.Tensor]
-"""`input_ids`, `attention_mask` and `labels`, each [rows, tokens]."""
+"""`input_ids`, `labels` and `attention_mask` or, packed, `position_ids`, each [rows, tokens]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class StepStats:
     grad_norm: float | None
     """2-norm of the step's gradient before clipping, all ranks; none where it overflowed."""
     learning_rate: float
-    """The rate that the step was taken with."""
+    """The rate that the step was taken with; with several, the one of `train.learning_rate`."""
     skipped: bool
     """True where fp16's loss scaler found an overflow and left the weights as they were."""
 
@@ -95,10 +96,10 @@ class DeepSpeedEngine:
         import deepspeed
 
         _join_process_group()
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        rates = names_by_rate(trainable, run.train)
         optimizer = torch.optim.AdamW(
-            trainable,
-            lr=run.train.learning_rate,
+            [{"params": [trainable[n] for n in names], "lr": r} for r, names in rates.items()],
             betas=run.train.betas,
             eps=run.train.adam_epsilon,
             weight_decay=run.train.weight_decay,
@@ -123,16 +124,16 @@ class DeepSpeedEngine:
         self._skipped_in_a_row = 0
         self._gathers_weights = run.deepspeed.zero_stage == 3
         self.device = torch.device(self._engine.device)
-        self._assert_settings_took()
+        self._assert_settings_took(list(rates))
 
-    def _assert_settings_took(self) -> None:
+    def _assert_settings_took(self, rates: list[float]) -> None:
         engine, train = self._engine, self._run.train
         assert engine.train_batch_size() == train.batch_size, "DeepSpeed changed the batch size"
         assert engine.gradient_accumulation_steps() == self._run.gradient_accumulation_steps, (
             "DeepSpeed changed the accumulation"
         )
-        peak = engine.lr_scheduler.base_lrs[0]
-        assert peak == train.learning_rate, f"DeepSpeed changed the learning rate to {peak}"
+        peaks = engine.lr_scheduler.base_lrs
+        assert peaks == rates, f"DeepSpeed changed the learning rates {rates} to {peaks}"
 
     @property
     def model(self) -> PreTrainedModel:
@@ -145,25 +146,27 @@ class DeepSpeedEngine:
         """True where every rank must make as many forward passes as the others."""
         return self._gathers_weights and distributed.world_size() > 1
 
-    def train_step(self, micro_batches: Iterable[Batch], *, num_label_tokens: int) -> StepStats:
+    def train_step(self, micro_batches: Sequence[Batch], *, num_label_tokens: int) -> StepStats:
         """Take one optimizer step.
 
         Args:
-            micro_batches: This rank's part of the step's rows, one forward pass each.
+            micro_batches: This rank's part of the step's rows, one forward pass each; all ranks
+                have the same number of them.
             num_label_tokens: Label tokens of the whole step's rows, all ranks; what the loss is
                 divided by.
 
         Raises:
             NonFiniteLossError: The loss or the gradient is NaN or infinite; on every rank, before
                 the optimizer's step where it is the loss.
+            ZeroLossError: The loss is 0; on every rank, before the optimizer's step.
         """
         self._engine.train()
         step = self._engine.global_steps + 1
         scale = distributed.world_size() / num_label_tokens
         own_sum = 0.0
-        for number, batch in enumerate(micro_batches):
-            if number > 0:
-                self._engine.step()  # only counts the micro-batch before this one
+        for number, batch in enumerate(micro_batches, start=1):
+            # Packed rows are fewer than the accumulation that DeepSpeed would count to.
+            self._engine.set_gradient_accumulation_boundary(number == len(micro_batches))
             on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}
             label_tokens = int((on_device["labels"][:, 1:] != IGNORED_LABEL).sum())
             loss = self._engine(**on_device, use_cache=False).loss
@@ -172,7 +175,8 @@ class DeepSpeedEngine:
         [total] = distributed.sum_over_ranks([own_sum], self.device)
         mean_loss = total / num_label_tokens
         self._refuse_non_finite("loss", mean_loss, step)
-        [learning_rate] = self._engine.get_lr()
+        self._refuse_zero(mean_loss, step)
+        learning_rate = self._engine.get_lr()[0]
         plain_norm = self._plain_grad_norm()
         self._engine.step()
         skipped = not self._engine.was_step_applied()
@@ -209,6 +213,18 @@ class DeepSpeedEngine:
             f"the {what} became {value} at step {step}; the likely cause "
             f"is that {likely}={train.learning_rate:g} is too high: lower it, lengthen "
             f"train.warmup_ratio={train.warmup_ratio:g}, or set train.max_grad_norm"
+        )
+
+    def _refuse_zero(self, loss: float, step: int) -> None:
+        if loss != 0.0:
+            return
+        model = self._run.model
+        stored = f" and model.quantization={model.quantization}" if model.quantization else ""
+        raise ZeroLossError(
+            f"the loss became exactly 0 at step {step}, so that nothing is learnt any more; the "
+            f"likely cause is arithmetic that broke in model.precision={model.precision}{stored} "
+            "(use bf16 or fp32, and no quantization), or rows whose answers the model has learnt "
+            "by heart (fewer steps, a lower train.learning_rate)"
         )
 
     def save_state(self, folder: Path, tag: str) -> None:

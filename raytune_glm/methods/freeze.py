@@ -6,7 +6,7 @@ of text, so that `layers.2` would train layers 20 to 27 too; here whole parts of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from raytune_glm.errors import ConfigError
 from raytune_glm.methods import weights as saved_weights
 from raytune_glm.methods.base import Method
+from raytune_glm.methods.names import matching
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +65,7 @@ class Freeze(Method):
                 f"this model, but got num_trainable_layers={count}"
             )
         for pattern in self.module_patterns:
-            if not _matching(shape.parameters, (pattern,)):
+            if not matching(shape.parameters, (pattern,)):
                 parts = sorted({name.split(".")[-2] for name in shape.parameters})
                 raise ConfigError(
                     f"method.module_patterns must be parts of parameter names, but {pattern!r} "
@@ -74,14 +75,14 @@ class Freeze(Method):
 
     def trainable_parameters(self, shape: ModelShape, family: Family) -> int:
         """The sum over the parameters that match."""
-        chosen = _matching(shape.parameters, self._patterns(shape.num_layers, family))
+        chosen = matching(shape.parameters, self._patterns(shape.num_layers, family))
         return sum(shape.parameters[name] for name in chosen)
 
     def apply(self, model: PreTrainedModel, family: Family) -> PreTrainedModel:
         """Freeze what does not match."""
         num_layers = len(list(model.get_submodule(family.layers_path).children()))
         names = [name for name, _ in model.named_parameters()]
-        saved_weights.train_only(model, _matching(names, self._patterns(num_layers, family)))
+        saved_weights.train_only(model, matching(names, self._patterns(num_layers, family)))
         return model
 
     def save(self, model: PreTrainedModel, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -98,9 +99,3 @@ class Freeze(Method):
             return self.module_patterns
         first = num_layers - self.num_trainable_layers
         return tuple(f"{family.layers_path}.{layer}" for layer in range(first, num_layers))
-
-
-def _matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
-    """The names that have one of the patterns as whole dotted parts."""
-    wanted = [f".{pattern.strip('.')}." for pattern in patterns]
-    return {name for name in names if any(part in f".{name}." for part in wanted)}

@@ -36,6 +36,7 @@ class ChatGLM2(Family):
     default_lora_modules = ("query_key_value", "dense_h_to_4h", "dense_4h_to_h", "dense")
     tokenizer_files = ("tokenizer.model",)
     has_own_prefix = True
+    joining_model_types = (layout.MODEL_TYPE,)
     published: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         {
             "chatglm2-6b": {**layout.CONFIG_6B, "family": "chatglm2", "seq_length": 32768},

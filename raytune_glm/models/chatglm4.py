@@ -33,6 +33,7 @@ class ChatGLM4(Family):
     default_lora_modules = ("query_key_value", "dense_h_to_4h", "dense_4h_to_h", "dense")
     tokenizer_files = ("tokenizer.model",)
     has_own_prefix = True
+    joining_model_types = (layout.MODEL_TYPE,)
     # From `config.json` of THUDM/glm-4-9b-chat.
     published: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         {

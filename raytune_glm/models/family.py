@@ -103,6 +103,9 @@ class Family(ABC):
     """Whether its model has `add_prefix`: the published P-Tuning, before the text's position 0."""
     needs_token_ids: bool = False
     """Whether the model reads its layout off the ids, so that embeddings alone are not enough."""
+    joining_model_types: tuple[str, ...] = ()
+    """Which of its `model_type`s keep rows apart that stand one behind the other in one row, given
+    no mask but positions that start anew at each: those that `train.packing` was held to."""
     published: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     """What `config.json` of published checkpoints says of sizes and arithmetic, by name: for random
     weights of true shape, and for counting parameters without a download."""

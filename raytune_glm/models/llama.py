@@ -42,6 +42,7 @@ class Llama(Family):
     attention_modules = ("q_proj", "k_proj", "v_proj", "o_proj")
     mlp_modules = ("gate_proj", "up_proj", "down_proj")
     default_lora_modules = ("q_proj", "v_proj")
+    joining_model_types = ("llama",)
     tokenizer_files = ("tokenizer.json", "tokenizer.model")
     # Table 2 of the LLaMA paper (arXiv 2302.13971); widths of the feed-forward part from the
     # checkpoints in transformers' format.

@@ -222,7 +222,10 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path: Path, text: str, problem: 
         ("train.learning_rate=.nan", "train.learning_rate: must be a finite number, but got nan"),
         ("train.weight_decay=.inf", "train.weight_decay: must be a finite number, but got inf"),
         ("train.betas=[0.9]", "train.betas.1: must be given, and is not there"),
-        ("train.schedule=cosin", "train.schedule: must be 'linear', 'cosine' or 'constant', but"),
+        (
+            "train.schedule=cosin",
+            "train.schedule: must be 'linear', 'cosine', 'constant' or 'warmup_decay', but",
+        ),
         ("train=3", "train: must be a section with keys of its own, but got 3"),
         ("method=lora", "method: must be a section with keys of its own, but got 'lora'"),
         ("method.rank=0", "method.rank: must be greater than or equal to 1, but got 0"),

@@ -284,7 +284,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         if position_ids is None:
             position_ids = _positions(hidden_BTH, attention_mask, num_cached)
         self._check_length(num_cached + hidden_BTH.shape[1])
-        mask = self._mask(hidden_BTH, attention_mask, past_key_values, prefix)
+        mask = self._mask(hidden_BTH, attention_mask, position_ids, past_key_values, prefix)
         rotary = rotary_tables(self.config, position_ids)
 
         states: list[Tensor] = [hidden_BTH]
@@ -314,10 +314,15 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self,
         hidden_BTH: Tensor,
         attention_mask: Tensor | None,
+        position_ids: Tensor,
         past_key_values: Cache | None,
         prefix: Prefix | None,
     ) -> Any:
-        """Make the one mask of a forward; a prefix is visible to every row."""
+        """Make the one mask of a forward; a prefix is visible to every row.
+
+        Without a mask of the caller's, rows that stand one behind the other are kept apart where
+        positions start anew.
+        """
         if self.prefix_encoder is not None:
             if attention_mask is not None and attention_mask.dim() == 2:
                 length = self.prefix_encoder.embedding.num_embeddings
@@ -329,6 +334,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             inputs_embeds=hidden_BTH,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
+            position_ids=position_ids,
         )
 
     def _cache(self, past_key_values: Cache | None, use_cache: bool) -> Cache | None:
