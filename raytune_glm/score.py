@@ -30,7 +30,7 @@ def score_adapter(
         Split -> metric -> value.
     """
     from raytune_glm.data import encode_splits
-    from raytune_glm.engine.deepspeed import choose_accelerator
+    from raytune_glm.engine.process import choose_accelerator
     from raytune_glm.evaluate import Evaluator
 
     device = choose_accelerator()

@@ -121,6 +121,7 @@ def _run_trials(
     from raytune_glm.metrics import METRICS
     from raytune_glm.report.ranking import winner
     from raytune_glm.trials import cluster
+    from raytune_glm.trials.ops import prepare_hosts
     from raytune_glm.trials.progress import Progress
     from raytune_glm.trials.receipt import take_receipt
     from raytune_glm.trials.tuner import run_trials
@@ -131,6 +132,11 @@ def _run_trials(
         cluster.connect(sweep.run.ray_address, log_file=ray_log)
         placement = cluster.place(sweep, precisions=plan.precisions)
         console.print(f"cluster    {placement.describe()}", highlight=False)
+        if plan.compiled_ops:
+            names = ", ".join(sorted(plan.compiled_ops))
+            console.print(f"deepspeed  compiles {names} where a host has not yet (some minutes)")
+            with printing_to(ray_log):
+                prepare_hosts(plan.compiled_ops, per_worker=placement.per_worker)
         progress = Progress(console, sweep.search, mode=ledger.mode, rows=ledger.rows.values())
         out_of_time = False
         if ledger.num_left:

@@ -179,7 +179,8 @@ class _Trial:
         from raytune_glm.data.order import BatchOrder
         from raytune_glm.data.store import encode_splits
         from raytune_glm.engine import distributed
-        from raytune_glm.engine.deepspeed import DeepSpeedEngine, choose_accelerator
+        from raytune_glm.engine.deepspeed import DeepSpeedEngine
+        from raytune_glm.engine.process import choose_accelerator, spreading_weights
         from raytune_glm.evaluate import Evaluator, pad_token_id
 
         device = choose_accelerator()
@@ -187,12 +188,11 @@ class _Trial:
         family = run.model.inspect().family
         tokenizer = run.model.load_tokenizer()
         data = encode_splits(run.data, family=family, tokenizer=tokenizer, cache_dir=data_cache)
-        model = run.method.apply(run.model.load(str(device)), family)
+        with spreading_weights(run, device) as place:
+            model = run.method.apply(run.model.load(place), family)
         if run.train.gradient_checkpointing:
             # Without reentrance, frozen inputs may stay without a gradient of their own.
             model.activation_checkpointing_enable({"use_reentrant": False})
-        # Counted here: ZeRO-3 leaves every rank with a part of each weight.
-        self._trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self._run = run
         self._folder = folder
         self._metric = METRICS[metric]
@@ -311,7 +311,7 @@ class _Trial:
             "seconds": state.seconds,
             "tokens_per_second": state.tokens / state.train_seconds,
             "peak_memory_bytes": self._engine.peak_memory_bytes(),
-            "trainable_parameters": self._trainable,
+            "trainable_parameters": self._engine.trainable_parameters,
             "first_step_at": state.first_step_at,
         }
 

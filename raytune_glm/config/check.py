@@ -49,6 +49,8 @@ class Plan:
     """Fewest and most tokens of an optimizer step, were every row as long as allowed."""
     precisions: frozenset[str]
     """Every precision that a trial may have."""
+    compiled_ops: frozenset[str]
+    """Operations that DeepSpeed compiles on a host before every kind of trial can run there."""
 
     @property
     def max_steps(self) -> int:
@@ -95,6 +97,7 @@ def check_sweep(sweep: SweepConfig) -> Plan:
         steps=_span(total_steps(run.train, num_rows=num_rows(run) or 0) for run in runs),
         tokens_per_step=_span(run.train.batch_size * run.data.max_length for run in runs),
         precisions=frozenset(run.model.precision for run in runs),
+        compiled_ops=frozenset(op for run in runs for op in run.deepspeed.compiled_ops),
     )
 
 

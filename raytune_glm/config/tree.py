@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from raytune_glm.config.deepspeed_config import contradictions, read_file, section_values
 from raytune_glm.data import DataConfig
 from raytune_glm.methods import AnyMethod
 from raytune_glm.search import SearchSettings
@@ -158,6 +159,59 @@ class DeepSpeedSettings(_Section):
 
     zero_stage: Literal[0, 1, 2, 3] = 0
     """0: a worker holds all; 1 spreads the optimizer's state, 2 gradients too, 3 weights too."""
+    offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
+    """Where the optimizer's state is and its step is taken, for ZeRO 1 to 3: on the device, in the
+    host's memory (DeepSpeed's CPU-Adam), or for ZeRO-3 on a disk of its own."""
+    offload_parameters: Literal["none", "cpu", "nvme"] = "none"
+    """Where weights wait until a layer needs them, for ZeRO-3."""
+    nvme_path: Path | None = None
+    """Folder of every worker's host on a fast disk, for what is offloaded to `nvme`."""
+    config: dict[str, Any] | None = None
+    """A DeepSpeed configuration of your own: its JSON file, or the mapping itself. Taken as it is;
+    `"auto"` becomes the run's value, and a value that contradicts the run's is refused."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_from_config(cls, given: Any) -> Any:
+        """Let a configuration of the user's say what the section itself leaves open."""
+        if not isinstance(given, dict) or given.get("config") is None:
+            return given
+        config = read_file(given["config"])
+        said = section_values(config) if isinstance(config, dict) else {}
+        return {**said, **given, "config": config}
+
+    @model_validator(mode="after")
+    def _check_offload(self) -> DeepSpeedSettings:
+        stage = self.zero_stage
+        if self.offload_optimizer != "none" and stage == 0:
+            raise ValueError(
+                "zero_stage must be 1 to 3 where the optimizer is offloaded, but got zero_stage=0 "
+                f"with offload_optimizer={self.offload_optimizer}"
+            )
+        if self.offload_parameters != "none" and stage < 3:
+            raise ValueError(
+                "zero_stage must be 3 where weights are offloaded, but got "
+                f"zero_stage={stage} with offload_parameters={self.offload_parameters}"
+            )
+        to_disk = "nvme" in (self.offload_optimizer, self.offload_parameters)
+        if to_disk and stage < 3:
+            raise ValueError(
+                "zero_stage must be 3 for an offload to nvme, but got "
+                f"zero_stage={stage}: offload to cpu, or use ZeRO-3"
+            )
+        if to_disk != (self.nvme_path is not None):
+            raise ValueError(
+                "nvme_path must be given where something is offloaded to nvme, and only there, but "
+                f"got nvme_path={self.nvme_path} with offload_optimizer={self.offload_optimizer}, "
+                f"offload_parameters={self.offload_parameters}"
+            )
+        return self
+
+    @property
+    def compiled_ops(self) -> frozenset[str]:
+        """Names of the operations that DeepSpeed compiles on a host before it can do this."""
+        ops = {"cpu_adam"} if self.offload_optimizer != "none" else set()
+        return frozenset(ops | ({"async_io"} if self.nvme_path is not None else set()))
 
 
 class RunSettings(_Section):
@@ -230,6 +284,17 @@ class RunConfig(_Section):
                 "deepspeed.zero_stage must be at most 2 with a quantized base, but got "
                 f"zero_stage=3 with model.quantization={self.model.quantization}: ZeRO-3 cannot "
                 "spread packed weights"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_deepspeed_config(self) -> RunConfig:
+        found = contradictions(self)
+        if found:
+            raise ValueError(
+                "deepspeed.config must agree with the run, but "
+                + "; ".join(found)
+                + ': change one of the two, or write "auto" there'
             )
         return self
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 
+from raytune_glm.config.deepspeed_config import deepspeed_config
 from raytune_glm.config.rates import names_by_rate
 from raytune_glm.engine import distributed
+from raytune_glm.engine.process import join_process_group, load_ops
 from raytune_glm.engine.schedule import learning_rate_factor
 from raytune_glm.errors import NonFiniteLossError, ZeroLossError
 from raytune_glm.models.family import IGNORED_LABEL
@@ -48,38 +48,9 @@ class StepStats:
     """True where fp16's loss scaler found an overflow and left the weights as they were."""
 
 
-def choose_accelerator() -> torch.device:
-    """Pick this process's device, and tell DeepSpeed, which would look for one itself at import."""
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-        return device
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    return torch.device("cpu")
-
-
 MAX_SKIPPED_STEPS = 50
 """Steps in a row that fp16's loss scaler may skip: it halves the scale each time, from 2^16, so
 that after so many the gradient itself is not finite."""
-
-
-def deepspeed_config(run: RunConfig) -> dict[str, Any]:
-    """DeepSpeed's configuration of a run: every figure in it comes from the run's settings.
-
-    fp16 runs at stage 1 at least: DeepSpeed 0.19 divides the gradient by the loss scale at stage 0
-    (`FP16_UnfusedOptimizer`) although `backward` has not multiplied the loss by it.
-    """
-    stage = run.deepspeed.zero_stage
-    return {
-        "train_batch_size": run.train.batch_size,
-        "train_micro_batch_size_per_gpu": run.train.micro_batch_size,
-        "gradient_accumulation_steps": run.gradient_accumulation_steps,
-        "gradient_clipping": run.train.max_grad_norm or 0.0,
-        "zero_optimization": {"stage": max(1, stage) if run.model.precision == "fp16" else stage},
-        "bf16": {"enabled": run.model.precision == "bf16"},
-        "fp16": {"enabled": run.model.precision == "fp16"},
-        "steps_per_print": 10**9,
-    }
 
 
 class DeepSpeedEngine:
@@ -95,14 +66,11 @@ class DeepSpeedEngine:
         """
         import deepspeed
 
-        _join_process_group()
+        join_process_group()
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         rates = names_by_rate(trainable, run.train)
-        optimizer = torch.optim.AdamW(
-            [{"params": [trainable[n] for n in names], "lr": r} for r, names in rates.items()],
-            betas=run.train.betas,
-            eps=run.train.adam_epsilon,
-            weight_decay=run.train.weight_decay,
+        optimizer = _optimizer(
+            [{"params": [trainable[n] for n in names], "lr": r} for r, names in rates.items()], run
         )
 
         def schedule(wrapped: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
@@ -120,6 +88,12 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=deepspeed_config(run), lr_scheduler=schedule
         )
+        self.trainable_parameters = sum(
+            # Under ZeRO-3 a rank has a part of each weight, and `ds_numel` tells of the whole.
+            getattr(parameter, "ds_numel", parameter.numel())
+            for parameter in trainable.values()
+        )
+        """How many parameters train."""
         self._run = run
         self._skipped_in_a_row = 0
         self._gathers_weights = run.deepspeed.zero_stage == 3
@@ -127,13 +101,14 @@ class DeepSpeedEngine:
         self._assert_settings_took(list(rates))
 
     def _assert_settings_took(self, rates: list[float]) -> None:
-        engine, train = self._engine, self._run.train
-        assert engine.train_batch_size() == train.batch_size, "DeepSpeed changed the batch size"
-        assert engine.gradient_accumulation_steps() == self._run.gradient_accumulation_steps, (
-            "DeepSpeed changed the accumulation"
-        )
-        peaks = engine.lr_scheduler.base_lrs
-        assert peaks == rates, f"DeepSpeed changed the learning rates {rates} to {peaks}"
+        engine, run = self._engine, self._run
+        for what, taken, meant in (
+            ("batch", engine.train_batch_size(), run.train.batch_size),
+            ("accumulation", engine.gradient_accumulation_steps(), run.gradient_accumulation_steps),
+            ("clipping", engine.gradient_clipping(), run.train.max_grad_norm or 0.0),
+            ("learning rates", engine.lr_scheduler.base_lrs, rates),
+        ):
+            assert taken == meant, f"DeepSpeed changed the {what} from {meant} to {taken}"
 
     @property
     def model(self) -> PreTrainedModel:
@@ -227,6 +202,25 @@ class DeepSpeedEngine:
             "by heart (fewer steps, a lower train.learning_rate)"
         )
 
+    @property
+    def applied_steps(self) -> int:
+        """Optimizer steps that moved the weights: all but those that fp16's scaler skipped."""
+        return int(self._engine.global_steps - self._engine.skipped_steps)
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Give the logits of a batch's last tokens, in fp32 on the CPU; every rank calls it.
+
+        Returns:
+            Shape [rows, at most 16 tokens, vocabulary]; labels and dropout play no part.
+        """
+        was_training = self.model.training
+        self.model.eval()
+        inputs = {name: t.to(self.device) for name, t in batch.items() if name != "labels"}
+        with torch.inference_mode():
+            logits: torch.Tensor = self.model(**inputs, use_cache=False).logits
+        self.model.train(was_training)
+        return logits[:, -16:].float().cpu()
+
     def save_state(self, folder: Path, tag: str) -> None:
         """Write what resuming needs (trained weights, optimizer, schedule) to `folder / tag`.
 
@@ -268,16 +262,20 @@ class DeepSpeedEngine:
         self._engine.destroy()
 
 
-def _join_process_group() -> None:
-    """Use the process group that Ray Train made, or make one of a single process."""
-    import deepspeed
+def _optimizer(groups: list[dict[str, Any]], run: RunConfig) -> torch.optim.Optimizer:
+    """AdamW over groups of parameters; DeepSpeed's own where its state is in the host's memory.
 
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if not dist.is_initialized() and "MASTER_ADDR" not in os.environ:
-        store = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in __all__
-        dist.init_process_group(backend, store=store, rank=0, world_size=1)
-        os.environ.setdefault("LOCAL_RANK", "0")
-    # DeepSpeed would compile a shared-memory all-reduce for CPUs here, under a lock file that a
-    # killed process leaves behind: every later trial here would wait for it. Gloo does without.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    Raises:
+        ResourceError: This host cannot compile what the offload needs.
+    """
+    load_ops(run.deepspeed.compiled_ops)
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    kind = torch.optim.AdamW if run.deepspeed.offload_optimizer == "none" else DeepSpeedCPUAdam
+    optimizer: torch.optim.Optimizer = kind(
+        groups,
+        betas=run.train.betas,
+        eps=run.train.adam_epsilon,
+        weight_decay=run.train.weight_decay,
+    )
+    return optimizer

@@ -38,9 +38,13 @@ def add_prompt(model: PreTrainedModel, length: int) -> nn.Embedding:
         model: The model; it is changed.
         length: Number of virtual tokens.
     """
+    from peft.utils.integrations import gather_params_ctx
+
     words: Any = model.get_input_embeddings()
     drawn_P = torch.randint(0, words.num_embeddings, (length,)).to(words.weight.device)
-    prompt = nn.Embedding(length, words.embedding_dim, _weight=words(drawn_P).detach().clone())
+    with gather_params_ctx(words.weight, modifier_rank=None):  # ZeRO-3 may have spread it
+        learnt = words(drawn_P).detach().clone()
+    prompt = nn.Embedding(length, words.embedding_dim, _weight=learnt)
     model.add_module("prompt_encoder", prompt)
 
     def start(plain: Callable[..., Any], arguments: dict[str, Any]) -> Any:

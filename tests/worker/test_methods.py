@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from raytune_glm.config import RunConfig
-from raytune_glm.engine.deepspeed import DeepSpeedEngine, choose_accelerator
+from raytune_glm.engine.deepspeed import DeepSpeedEngine
+from raytune_glm.engine.process import choose_accelerator
 from tests.methods.conftest import Base, bases, batch
 from tests.methods.test_contract import EXAMPLES, applied, logits, trained
 

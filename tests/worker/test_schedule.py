@@ -16,7 +16,8 @@ from transformers.optimization import (
 
 from raytune_glm.config import RunConfig
 from raytune_glm.config.rates import names_by_rate
-from raytune_glm.engine.deepspeed import DeepSpeedEngine, choose_accelerator
+from raytune_glm.engine.deepspeed import DeepSpeedEngine
+from raytune_glm.engine.process import choose_accelerator
 from raytune_glm.engine.schedule import SCHEDULES, Schedule, learning_rate_factor, num_warmup_steps
 from raytune_glm.errors import ConfigError, ZeroLossError
 

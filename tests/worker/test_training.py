@@ -34,8 +34,12 @@ def _spec(
     }
 
 
-def _at_each_zero_stage(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {f"zero-{stage}": run | {"deepspeed": {"zero_stage": stage}} for stage in range(4)}
+def _in_each_way_of_deepspeed(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    ways: dict[str, dict[str, Any]] = {f"zero-{stage}": {"zero_stage": stage} for stage in range(4)}
+    ways["zero-2-offload"] = {"zero_stage": 2, "offload_optimizer": "cpu"}
+    both = {"offload_optimizer": "cpu", "offload_parameters": "cpu"}
+    ways["zero-3-offload"] = {"zero_stage": 3, **both}
+    return {name: run | {"deepspeed": way} for name, way in ways.items()}
 
 
 def _losses(folder: Path) -> list[float]:
@@ -79,13 +83,13 @@ def _plain_losses(run: dict[str, Any], scratch: Path) -> list[float]:
     return losses
 
 
-def test_every_zero_stage_follows_plain_pytorch_on_one_worker_and_on_two(
+def test_every_zero_stage_and_offload_follows_plain_pytorch_on_one_worker_and_on_two(
     run: dict[str, Any], tmp_path: Path
 ) -> None:
     expected = _plain_losses(run, tmp_path)
     assert expected[-1] < expected[0] - 0.3
 
-    runs = _at_each_zero_stage(run)
+    runs = _in_each_way_of_deepspeed(run)
     run_trials(_spec(tmp_path / "1", runs), rank=0)
     assert run_in_processes(_spec(tmp_path / "2", runs, 2), tmp_path) == [0, 0]
     for world_size in ("1", "2"):

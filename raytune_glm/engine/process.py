@@ -1,0 +1,118 @@
+"""What this process needs before an engine can be built: device, group, operations, weights.
+
+Read next: `deepspeed`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from raytune_glm.config.deepspeed_config import deepspeed_config
+from raytune_glm.engine.compiling import sole_compiler
+from raytune_glm.errors import ResourceError
+
+if TYPE_CHECKING:
+    from raytune_glm.config import RunConfig
+
+_BUILDERS = {"cpu_adam": "CPUAdamBuilder", "async_io": "AsyncIOBuilder"}
+"""Operation -> the class of `deepspeed.ops.op_builder` that compiles and loads it."""
+_NEEDS = {
+    "cpu_adam": (
+        "deepspeed.offload_optimizer must have DeepSpeed's CPU-Adam",
+        "a C++ compiler (g++) and ninja, or write deepspeed.offload_optimizer: none",
+    ),
+    "async_io": (
+        "an offload to nvme must have DeepSpeed's asynchronous input and output",
+        "a C++ compiler (g++), ninja and libaio with its headers (Debian: libaio-dev), or offload "
+        "to cpu",
+    ),
+}
+"""Operation -> what it is for, and what a host needs to have it."""
+
+
+def choose_accelerator() -> torch.device:
+    """Pick this process's device, and tell DeepSpeed, which would look for one itself at import."""
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    return torch.device("cpu")
+
+
+def join_process_group() -> None:
+    """Use the process group that Ray Train made, or make one of a single process."""
+    import deepspeed
+
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if not dist.is_initialized() and "MASTER_ADDR" not in os.environ:
+        store = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in __all__
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        os.environ.setdefault("LOCAL_RANK", "0")
+    # DeepSpeed would compile a shared-memory all-reduce for CPUs here. Gloo does without.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+
+
+def load_ops(names: Collection[str]) -> None:
+    """Load operations of DeepSpeed's, compiled on this host before if they are not there yet.
+
+    Raises:
+        ResourceError: This host cannot have one of them; the message has the reason.
+    """
+    import deepspeed.ops.op_builder as builders
+
+    for name in sorted(names):
+        builder = getattr(builders, _BUILDERS[name])()
+        try:
+            with sole_compiler():
+                builder.load()
+        except (RuntimeError, ImportError, OSError) as error:
+            purpose, remedy = _NEEDS[name]
+            raise ResourceError(
+                f"{purpose} ({name}), but it cannot be compiled or loaded on host "
+                f"{os.uname().nodename}: {_reason(builder, error)}. Install {remedy}"
+            ) from error
+
+
+def _reason(builder: Any, error: BaseException) -> str:
+    """What the builder says is missing, which it tells only who asks; else the error's own text."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        compatible = builder.is_compatible(verbose=True)
+    said = None if compatible else builder.error_log
+    return str(said or error).strip().splitlines()[0]
+
+
+@contextmanager
+def spreading_weights(run: RunConfig, device: torch.device) -> Iterator[str]:
+    """Load a model inside this: under ZeRO-3 no rank then ever holds the whole of it.
+
+    transformers reads weight by weight on the first rank, and DeepSpeed leaves each rank its part.
+
+    Args:
+        run: The trial's settings.
+        device: The rank's device.
+
+    Yields:
+        Where the model is to be loaded to.
+    """
+    if run.deepspeed.zero_stage < 3:
+        yield str(device)
+        return
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    join_process_group()
+    held = HfDeepSpeedConfig(deepspeed_config(run))
+    try:
+        yield "cpu"  # DeepSpeed puts each part where it belongs
+    finally:
+        unset_hf_deepspeed_config()
+        del held  # until here: transformers refers to it weakly
