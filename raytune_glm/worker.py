@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raytune_glm import files
+from raytune_glm import files, memory
 from raytune_glm.checkpoint import Checkpoints
 from raytune_glm.config import RunConfig
 from raytune_glm.config.plan import is_evaluated, total_steps
@@ -115,13 +115,13 @@ def train(
     except (NonFiniteLossError, ZeroLossError) as error:
         log.error("%s", error)
         report({"ending": {"state": "FAILED", "error": str(error)}})
-    except RuntimeError as error:
-        if not _is_out_of_memory(error):
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not memory.is_out_of_memory(error):
             raise
         log.exception("out of memory")
         ending = {"state": "INFEASIBLE", "error": f"out of memory: {error}"}
+        files.write_json(folder / ENDING, ending)
         if run.run.num_workers > 1:
-            files.write_json(folder / ENDING, ending)
             raise
         report({"ending": ending})
 
@@ -133,13 +133,6 @@ def read_ending(folder: Path) -> dict[str, str] | None:
         return None
     ending: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     return ending
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell a failed allocation, which torch has a class for on a GPU and only words on a CPU."""
-    from torch import OutOfMemoryError
-
-    return isinstance(error, OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _train(
@@ -156,19 +149,20 @@ def _train(
         report(told)
     if state.first_step_at is None:
         state.first_step_at = time.time()
-    while state.step < trial.total_steps:
-        started = clock()
-        tokens, stats = trial.step(state.step)
-        state.count(stats, tokens=tokens, seconds=clock() - started)
-        trial.note(state, stats)
-        if not is_evaluated(run, state.step, trial.total_steps):
-            continue
-        started = clock()
-        evaluation = trial.evaluate()
-        state.seconds += clock() - started
-        state.reports.append(trial.report(state, stats, evaluation))
-        trial.keep(state, evaluation)
-        report(state.reports[-1])
+    with memory.limited(run.run.memory_per_worker_bytes):
+        while state.step < trial.total_steps:
+            started = clock()
+            tokens, stats = trial.step(state.step)
+            state.count(stats, tokens=tokens, seconds=clock() - started)
+            trial.note(state, stats)
+            if not is_evaluated(run, state.step, trial.total_steps):
+                continue
+            started = clock()
+            evaluation = trial.evaluate()
+            state.seconds += clock() - started
+            state.reports.append(trial.report(state, stats, evaluation))
+            trial.keep(state, evaluation)
+            report(state.reports[-1])
     trial.close()
 
 

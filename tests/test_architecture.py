@@ -22,12 +22,12 @@ PACKAGE = "raytune_glm"
 LAYERS = (
     ("sweep",),
     ("trials", "report"),
-    ("worker", "score"),
+    ("worker", "score", "ladder"),
     ("engine", "evaluate", "checkpoint"),
     ("config",),
     ("data", "methods"),
     ("models", "metrics", "space", "search"),
-    ("errors", "log", "files"),
+    ("errors", "log", "files", "memory", "processes"),
 )
 """Packages and modules of `raytune_glm`, the highest layer first: imports go down or stay level."""
 

@@ -227,6 +227,10 @@ class RunSettings(_Section):
     """Logical CPUs that Ray reserves for a worker."""
     gpus_per_worker: Annotated[float, Field(ge=0, le=1)] | None = None
     """GPUs that Ray reserves for a worker; none: 1 where the cluster has any, else 0."""
+    memory_per_worker_bytes: Annotated[float, Field(gt=0)] | None = None
+    """Most memory that a worker may take, such as 20e9: of its GPU; without one, of the host beyond
+    what the loaded model takes. A trial that does not fit goes down the out-of-memory ladder, and
+    ends INFEASIBLE below its last rung; none: what the device has."""
     max_failures: Annotated[int, Field(ge=0)] = 1
     """How often a trial whose worker died starts again from its last checkpoint."""
     ray_address: str = "auto"

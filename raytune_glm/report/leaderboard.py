@@ -8,7 +8,7 @@ from rich.table import Table
 
 from raytune_glm.metrics import Metric
 from raytune_glm.report.ranking import ranked
-from raytune_glm.trials.progress import short
+from raytune_glm.trials.progress import format_params, short
 from raytune_glm.trials.records import TrialRow
 
 
@@ -40,10 +40,15 @@ def leaderboard(rows: Iterable[TrialRow], metric: Metric) -> tuple[list[str], li
         ]
         for place, row in enumerate(order, start=1)
     ]
-    return (
-        ["#", "trial", "state", *metrics, *heads, "steps", "seconds", "trainable", "memory"],
-        lines,
-    )
+    head = ["#", "trial", "state", *metrics, *heads, "steps", "seconds", "trainable", "memory"]
+    if any(row.ladder for row in order):
+        head.append(RUNG)
+        lines = [[*line, format_params(r.ladder)] for line, r in zip(lines, order, strict=True)]
+    return head, lines
+
+
+RUNG = "for want of memory"
+"""Column of what the out-of-memory ladder changed, where it changed anything."""
 
 
 def to_markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -52,7 +57,7 @@ def to_markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
-DROPPED_FIRST = ("memory", "trainable", "seconds", "eval_loss", "steps", "trial")
+DROPPED_FIRST = (RUNG, "memory", "trainable", "seconds", "eval_loss", "steps", "trial")
 """Columns that a narrow terminal does without, in this order; the Markdown file has them all."""
 
 

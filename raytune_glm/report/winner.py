@@ -24,7 +24,7 @@ def write_winner(results: ResultsFolder, sweep: SweepConfig, row: TrialRow) -> P
     Returns:
         The folder `best/`, replaced whole.
     """
-    run = trial_run(run_of(sweep), row.params)
+    run = trial_run(run_of(sweep), {**row.params, **row.ladder})
     tree = run.model_dump(mode="json")
     tree["run"]["name"] = f"{sweep.run.name}-best"
     tree["search"] = {"metric": sweep.search.metric, "num_trials": 1}

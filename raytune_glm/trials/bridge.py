@@ -20,7 +20,6 @@ from raytune_glm.search.schedulers import STEP
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import State
-from raytune_glm.worker import read_ending
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +85,14 @@ class LedgerCallback(Callback):
         if STEP in result:
             self._ledger.report(number, result["report"])
             self._progress.reported(self._ledger.live.values())
+        elif "retry" in result:
+            self._progress.retried(number, result["retry"])
+
+    def on_trial_recover(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """A trial's process died; Ray Tune starts another, which goes on from the checkpoint."""
+        self._progress.restarted(trial.config["number"])
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -102,11 +109,7 @@ class LedgerCallback(Callback):
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """A trial's process or one of its workers died, or raised what nobody expected."""
-        ending = read_ending(Path(trial.config["folder"]))
-        if ending is not None:
-            self._finish(trial, State(ending["state"]), ending["error"])
-            return
+        """A trial's process died more often than allowed, or raised what nobody expected."""
         # Ray's `get_error` looks where the file is only copied to later.
         file = trial.error_file
         text = Path(file).read_text(encoding="utf-8") if file else "its process died"

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from raytune_glm import files
+from raytune_glm import files, ladder
 from raytune_glm import space as spaces
 from raytune_glm.metrics import METRICS, preference
 from raytune_glm.search import SearchSettings
@@ -190,6 +190,7 @@ class Ledger:
             tokens_per_second=last.get("tokens_per_second"),
             peak_memory_bytes=last.get("peak_memory_bytes"),
             trainable_parameters=last.get("trainable_parameters"),
+            ladder=ladder.changes_of(self._results.trial(live.id)),
             error=error,
         )
         self._results.add(row)

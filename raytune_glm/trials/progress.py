@@ -71,6 +71,14 @@ class Progress:
         after = f" after step {trial.reports[-1]['step']}" if trial.reports else ""
         self._line("blue", f"trial {trial.number}", f"started{after}", format_params(trial.params))
 
+    def retried(self, number: int, changes: dict[str, Any]) -> None:
+        """A trial ran out of memory and goes on with other settings of the same result."""
+        self._line("magenta", f"trial {number}", "no memory", f"next with {format_params(changes)}")
+
+    def restarted(self, number: int) -> None:
+        """A trial's process died, and it goes on in another from its last checkpoint."""
+        self._line("yellow", f"trial {number}", "restarted", "its process died")
+
     def reported(self, live: Iterable[LiveTrial]) -> None:
         """A trial has reported an evaluation."""
         self._show(live)

@@ -56,7 +56,9 @@ def take_receipt(
         scores = ray.get(
             task.remote(
                 {
-                    "run": trial_run(run_of(sweep), row.params).model_dump(mode="json"),
+                    "run": trial_run(run_of(sweep), {**row.params, **row.ladder}).model_dump(
+                        mode="json"
+                    ),
                     "adapter": str(adapter),
                     "resources": per_worker,
                     "data_cache": str(results.data),

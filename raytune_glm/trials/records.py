@@ -63,6 +63,8 @@ class TrialRow(BaseModel):
     peak_memory_bytes: int | None
     """Largest memory of one worker: of the device's allocator, on a CPU of the process."""
     trainable_parameters: int | None
+    ladder: dict[str, Any] = {}
+    """Settings that want of memory changed, dotted path -> value; empty: it ran as chosen."""
     execution: str = "solo"
     error: str | None = None
     """What went wrong, where the trial failed or did not fit."""
@@ -117,6 +119,11 @@ class ResultsFolder:
     def data(self) -> Path:
         """Encoded data that all trials read."""
         return self.root / "data"
+
+    @property
+    def workers(self) -> Path:
+        """Marks of the processes that are on a device."""
+        return self.root / "workers"
 
     def trial(self, trial_id: str) -> Path:
         """Folder of one trial."""

@@ -1,7 +1,8 @@
 """A solo trial: a Tune trial runs a Ray Train `TorchTrainer`, whose workers run `worker.train`.
 
-This is the one file that knows how reports travel from a Ray Train worker to Ray Tune. Read next:
-`raytune_glm.worker`.
+A trial that runs out of memory goes down the ladder here: its workers end, which frees all that
+they held, and others start on the next rung. This is the one file that knows how reports travel
+from a Ray Train worker to Ray Tune. Read next: `raytune_glm.worker`.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raytune_glm import files
+from raytune_glm import files, ladder
 from raytune_glm.config import RunConfig, trial_run
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchConfig
+
+Ending = dict[str, str]
+"""Why a trial ended: `state` and `error`."""
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -27,21 +32,46 @@ def run_trial(config: dict[str, Any]) -> None:
         config: `base` (the run as written), `overrides`, `folder` (of the trial), `resources` (of a
             worker), `metric`, `data_cache`, `ray_folder`: plain data.
     """
+    from ray import tune
+
+    from raytune_glm.worker import ENDING, read_ending
+
+    chosen = trial_run(RunConfig.model_validate(config["base"]), config["overrides"])
+    folder = Path(config["folder"])
+    while True:
+        run = ladder.applied(chosen, folder)
+        # One that is there already is of an attempt whose end a kill kept from being seen.
+        ending = read_ending(folder) or _attempt(run, config)
+        if ending is None:
+            return
+        if ending["state"] == "INFEASIBLE":
+            changes = ladder.descend(run, folder, ending["error"])
+            if changes is not None:
+                (folder / ENDING).unlink(missing_ok=True)
+                tune.report({"retry": changes})
+                continue
+        tune.report({"ending": ending})
+        return
+
+
+def _attempt(run: RunConfig, config: dict[str, Any]) -> Ending | None:
+    """Train from the last checkpoint with `run`'s settings; None where all went to the end."""
     import ray.train
     import yaml
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    run = trial_run(RunConfig.model_validate(config["base"]), config["overrides"])
+    from raytune_glm.worker import read_ending
+
     folder = Path(config["folder"])
+    tree = run.model_dump(mode="json")
     files.write_text(
-        folder / "config.yaml",
-        yaml.safe_dump(run.model_dump(mode="json"), allow_unicode=True, sort_keys=False),
+        folder / "config.yaml", yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)
     )
     uses_gpu = config["resources"].get("GPU", 0) > 0
-    TorchTrainer(
+    trainer = TorchTrainer(
         work,
-        train_loop_config={**config, "run": run.model_dump(mode="json")},
+        train_loop_config={**config, "run": tree, "attempt": uuid.uuid4().hex},
         scaling_config=ray.train.ScalingConfig(
             num_workers=run.run.num_workers,
             use_gpu=uses_gpu,
@@ -54,7 +84,22 @@ def run_trial(config: dict[str, Any]) -> None:
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # Ray's own
             failure_config=ray.train.FailureConfig(max_failures=run.run.max_failures),
         ),
-    ).fit()
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        return read_ending(folder) or _ending_of(error)
+    return read_ending(folder)
+
+
+def _ending_of(error: Exception) -> Ending:
+    """Tell workers that Ray ended for want of the host's memory from those that failed."""
+    import ray
+
+    failures = getattr(error, "worker_failures", {}).values()
+    if any(isinstance(failure, ray.exceptions.OutOfMemoryError) for failure in failures):
+        return {"state": "INFEASIBLE", "error": f"out of memory: {error}"}
+    return {"state": "FAILED", "error": str(error).strip()}
 
 
 def _torch_config(backend: str) -> TorchConfig:
@@ -83,7 +128,7 @@ def hide_unreserved_gpus(resources: Mapping[str, float]) -> None:
 
 
 def work(config: dict[str, Any]) -> None:
-    """What each worker of a trial does: set its process up, then train."""
+    """What each worker of a trial does: set its process up, see its device empty, then train."""
     import ray.train
 
     hide_unreserved_gpus(config["resources"])
@@ -92,15 +137,23 @@ def work(config: dict[str, Any]) -> None:
     folder = Path(config["folder"])
     _log_to(folder / "worker.log" if rank == 0 else folder / f"worker-{rank}.log")
 
+    from raytune_glm.trials.occupancy import enter_device
     from raytune_glm.worker import train
 
+    def report(told: dict[str, Any]) -> None:
+        # What follows when memory did not suffice is for `run_trial` to say, from the folder.
+        if told.get("ending", {}).get("state") != "INFEASIBLE":
+            # Whole, for the ledger, beside the fields for Tune's schedulers: Tune adds its own.
+            ray.train.report({**told, "report": told})
+
+    whole_gpu = config["resources"].get("GPU", 0) == 1
+    enter_device(folder, attempt=config["attempt"], whole_gpu=whole_gpu)
     train(
         RunConfig.model_validate(config["run"]),
         folder=folder,
         data_cache=Path(config["data_cache"]),
         metric=config["metric"],
-        # Whole, for the ledger, beside the fields for Tune's schedulers: Tune adds its own.
-        report=lambda report: ray.train.report({**report, "report": report}),
+        report=report,
     )
 
 

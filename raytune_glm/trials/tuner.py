@@ -75,6 +75,7 @@ def run_trials(
                 name="tune",
                 storage_path=str(ray_folder),
                 callbacks=[LedgerCallback(ledger, progress)],
+                failure_config=tune.FailureConfig(max_failures=sweep.run.max_failures),
                 verbose=0,
             ),
         ).fit()
