@@ -76,10 +76,13 @@ def _sweep(path: Path, overrides: list[str], *, only_check: bool) -> int:
     from raytune_glm.log import log_to_file
     from raytune_glm.report.origin import write_origin
     from raytune_glm.report.settings import write_settings
+    from raytune_glm.trials import lock
+    from raytune_glm.trials.leftovers import end_leftovers
     from raytune_glm.trials.records import ResultsFolder
 
     results = ResultsFolder(sweep.run.folder)
-    with results.held():
+    with lock.held(results.root):
+        end_leftovers(results)
         write_settings(results, sweep)
         write_origin(results, sweep)
         log_to_file(results.root / "sweep.log")
@@ -121,6 +124,7 @@ def _run_trials(
     from raytune_glm.metrics import METRICS
     from raytune_glm.report.ranking import winner
     from raytune_glm.trials import cluster
+    from raytune_glm.trials.leftovers import written_down
     from raytune_glm.trials.ops import prepare_hosts
     from raytune_glm.trials.progress import Progress
     from raytune_glm.trials.receipt import take_receipt
@@ -129,7 +133,8 @@ def _run_trials(
     ray_log = results.root / "ray.log"
     _encode(sweep, results)
     try:
-        cluster.connect(sweep.run.ray_address, log_file=ray_log)
+        with written_down(results):
+            cluster.connect(sweep.run.ray_address, log_file=ray_log)
         placement = cluster.place(sweep, precisions=plan.precisions)
         console.print(f"cluster    {placement.describe()}", highlight=False)
         if plan.compiled_ops:

@@ -12,9 +12,6 @@ Read next: `bridge`, which makes the trials, and `raytune_glm.report`, which rea
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -87,23 +84,6 @@ class ResultsFolder:
                 f"run.storage must be a folder that can be written, but {root} cannot be made: "
                 f"{error}"
             ) from None
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep every other sweep out of the folder for as long as the block runs.
-
-        Raises:
-            ConfigError: Another sweep holds it.
-        """
-        with (self.root / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    "a results folder must have one sweep at a time, but another one is running in "
-                    f"{self.root}: wait for it, or choose another run.name"
-                ) from None
-            yield
 
     @property
     def study(self) -> Path:
