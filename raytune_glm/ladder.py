@@ -36,18 +36,19 @@ def applied(run: RunConfig, folder: Path) -> RunConfig:
     return trial_run(run, changes_of(folder))
 
 
-def descend(run: RunConfig, folder: Path, error: str) -> Overrides | None:
+def descend(run: RunConfig, folder: Path, error: str, *, on_gpu: bool) -> Overrides | None:
     """Take a trial that ran out of memory to its next rung, on disk.
 
     Args:
         run: The settings that it ran out of memory with.
         folder: The trial's folder.
         error: What could not be had.
+        on_gpu: Whether its workers have a GPU, whose memory the host's can spare.
 
     Returns:
         What the rung changes, or None where there is none left: the trial is infeasible.
     """
-    changes = step_down(run)
+    changes = step_down(run, on_gpu=on_gpu)
     if changes is None:
         return None
     if any(path.startswith("deepspeed.") for path in changes):
@@ -57,9 +58,9 @@ def descend(run: RunConfig, folder: Path, error: str) -> Overrides | None:
     return changes
 
 
-def step_down(run: RunConfig) -> Overrides | None:
+def step_down(run: RunConfig, *, on_gpu: bool) -> Overrides | None:
     """The next settings that need less memory and change nothing but rounding, or None."""
-    for changes in _rungs_below(run):
+    for changes in _rungs_below(run, on_gpu=on_gpu):
         try:
             trial_run(run, changes)
         except ConfigError:
@@ -68,7 +69,7 @@ def step_down(run: RunConfig) -> Overrides | None:
     return None
 
 
-def _rungs_below(run: RunConfig) -> Iterator[Overrides]:
+def _rungs_below(run: RunConfig, *, on_gpu: bool) -> Iterator[Overrides]:
     train, stage = run.train, run.deepspeed.zero_stage
     if not train.gradient_checkpointing:
         yield {"train.gradient_checkpointing": True}
@@ -81,6 +82,10 @@ def _rungs_below(run: RunConfig) -> Iterator[Overrides]:
     if run.run.num_workers > 1:
         # Stage 1 spreads what adapters have little of: it would be a rung that saves nothing.
         yield from ({"deepspeed.zero_stage": higher} for higher in (2, 3) if higher > stage)
+    if on_gpu and run.deepspeed.offload_optimizer == "none":
+        yield {"deepspeed.zero_stage": max(1, stage), "deepspeed.offload_optimizer": "cpu"}
+    if on_gpu and run.deepspeed.offload_parameters == "none":
+        yield {"deepspeed.zero_stage": 3, "deepspeed.offload_parameters": "cpu"}
 
 
 def _smaller_micro_batch(run: RunConfig) -> int | None:

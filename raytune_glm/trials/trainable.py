@@ -45,7 +45,8 @@ def run_trial(config: dict[str, Any]) -> None:
         if ending is None:
             return
         if ending["state"] == "INFEASIBLE":
-            changes = ladder.descend(run, folder, ending["error"])
+            on_gpu = config["resources"].get("GPU", 0) > 0
+            changes = ladder.descend(run, folder, ending["error"], on_gpu=on_gpu)
             if changes is not None:
                 (folder / ENDING).unlink(missing_ok=True)
                 tune.report({"retry": changes})

@@ -16,10 +16,10 @@ from raytune_glm.memory import is_out_of_memory
 from raytune_glm.worker import ENDING, read_ending, train
 
 
-def _descent(run: RunConfig) -> list[dict[str, Any]]:
+def _descent(run: RunConfig, *, on_gpu: bool = False) -> list[dict[str, Any]]:
     """Every rung below a run, the first one first."""
     rungs: list[dict[str, Any]] = []
-    while (changes := ladder.step_down(run)) is not None:
+    while (changes := ladder.step_down(run, on_gpu=on_gpu)) is not None:
         rungs.append(changes)
         run = trial_run(run, changes)
         assert run.gradient_accumulation_steps * run.train.micro_batch_size * (
@@ -44,6 +44,14 @@ def test_several_workers_then_spread_gradients_and_weights(run: dict[str, Any]) 
     assert rungs[1:] == [{"deepspeed.zero_stage": 2}, {"deepspeed.zero_stage": 3}]
 
 
+def test_a_gpu_is_spared_by_the_host_last_of_all(run: dict[str, Any]) -> None:
+    run["train"] |= {"micro_batch_size": 1, "eval_batch_size": 1, "gradient_checkpointing": True}
+    assert _descent(RunConfig.model_validate(run), on_gpu=True) == [
+        {"deepspeed.zero_stage": 1, "deepspeed.offload_optimizer": "cpu"},
+        {"deepspeed.zero_stage": 3, "deepspeed.offload_parameters": "cpu"},
+    ]
+
+
 def test_packed_weights_are_not_spread(run: dict[str, Any]) -> None:
     run["run"] = {"num_workers": 2}
     run["model"]["quantization"] = "nf4"
@@ -55,7 +63,7 @@ def test_a_trial_that_is_started_again_is_on_the_rung_that_it_reached(
 ) -> None:
     chosen = RunConfig.model_validate(run)
     for _ in range(2):
-        assert ladder.descend(ladder.applied(chosen, tmp_path), tmp_path, "no")
+        assert ladder.descend(ladder.applied(chosen, tmp_path), tmp_path, "no", on_gpu=False)
     again = ladder.applied(chosen, tmp_path)
     assert (again.train.gradient_checkpointing, again.train.micro_batch_size) == (True, 1)
     assert ladder.changes_of(tmp_path)["train.micro_batch_size"] == 1
@@ -123,7 +131,7 @@ def test_a_real_limit_lets_big_micro_batches_fail_and_the_smaller_ones_train_the
         if ending is None:
             break
         assert "allocate memory" in ending["error"]
-        assert ladder.descend(ladder.applied(chosen, folder), folder, ending["error"])
+        assert ladder.descend(ladder.applied(chosen, folder), folder, ending["error"], on_gpu=False)
         (folder / ENDING).unlink()
         reached = ladder.applied(chosen, folder)
         spec["trials"] = [{"run": reached.model_dump(mode="json"), "folder": str(folder)}]
