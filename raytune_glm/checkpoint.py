@@ -21,17 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytune_glm import files
+from raytune_glm.errors import StorageError
 
 if TYPE_CHECKING:
     from raytune_glm.engine.deepspeed import DeepSpeedEngine
+    from raytune_glm.engine.probe import Probe
     from raytune_glm.methods import Method
 
 INDEX = "index.json"
-
-
-KEPT_ADAPTERS = 3
-"""How many of the best adapters stay. Reports travel while a trial trains on: when a scheduler
-stops it, its worker may be an evaluation or two ahead of what the sweep knows as the best."""
 
 
 def best_adapter(checkpoint: Path, *, step: int | None = None) -> Path | None:
@@ -53,10 +50,26 @@ def best_adapter(checkpoint: Path, *, step: int | None = None) -> Path | None:
 class Checkpoints:
     """The checkpoint folder of one trial, seen from one rank. Every rank calls every method."""
 
-    def __init__(self, folder: Path, method: Method) -> None:
-        """Use `folder`, which need not exist yet, for what `method` trains."""
+    def __init__(
+        self,
+        folder: Path,
+        method: Method,
+        *,
+        save_total_limit: int = 3,
+        probe: Probe | None = None,
+    ) -> None:
+        """Use `folder`, which need not exist yet, for what `method` trains.
+
+        Args:
+            folder: The trial's checkpoint folder.
+            method: What saves the adapter.
+            save_total_limit: How many of the best adapters stay.
+            probe: What each saved adapter must answer otherwise than the untrained model did.
+        """
         self._folder = folder
         self._method = method
+        self._limit = save_total_limit
+        self._probe = probe
 
     def resume(self, engine: DeepSpeedEngine) -> dict[str, Any] | None:
         """Put the engine and this rank's random streams where the last save left them.
@@ -90,36 +103,79 @@ class Checkpoints:
             loop: The loop's own state, plain data.
             best: Whether the adapter of this step takes the former best one's place.
         """
+        from raytune_glm.engine import distributed
+
+        state, adapter = _state(step), _adapter(step)
+        try:
+            self._write_state(engine, state, loop)
+            if best:
+                self._write_adapter(engine, adapter)
+            distributed.barrier()
+            if distributed.rank() == 0:
+                self._publish(state, adapter if best else None)
+        except Exception as error:
+            if not files.lacks_room(error):
+                raise
+            raise self._out_of_room(step, error) from error
+        distributed.barrier()
+
+    def _write_state(self, engine: DeepSpeedEngine, state: str, loop: dict[str, Any]) -> None:
         import torch
 
         from raytune_glm.engine import distributed
 
-        state, adapter = f"state/step-{step:06d}", _adapter(step)
-        engine.save_state(self._folder / "state", f"step-{step:06d}")
-        torch.save(
-            {"loop": loop, "random": _random_state()},
-            self._folder / state / f"loop-{distributed.rank()}.pt",
-        )
-        if best:
-            weights = engine.trained_weights()
-            if distributed.rank() == 0:
-                self._method.save(engine.model, weights, self._folder / adapter)
-        distributed.barrier()
+        parent, tag = os.path.split(state)
+        engine.save_state(self._folder / parent, tag)
+        own = self._folder / state / f"loop-{distributed.rank()}.pt"
+        torch.save({"loop": loop, "random": _random_state()}, own)
+
+    def _write_adapter(self, engine: DeepSpeedEngine, adapter: str) -> None:
+        """Save what was trained, and make sure that it is on disk, whole, and worth having."""
+        from raytune_glm.engine import distributed
+
+        weights = engine.trained_weights()
         if distributed.rank() == 0:
-            for name in (state, adapter) if best else (state,):
-                _sync_tree(self._folder / name)
-            adapters = _read_index(self._folder).adapters
-            if best:
-                former = [name for name in adapters if name != adapter]
-                adapters = [adapter, *former][:KEPT_ADAPTERS]
-            _publish(self._folder, _Index(state=state, adapters=adapters))
-        distributed.barrier()
+            self._method.save(engine.model, weights, self._folder / adapter)
+        if self._probe is not None:
+            self._probe.require_change(engine)
+
+    def _publish(self, state: str, adapter: str | None) -> None:
+        for name in (state,) if adapter is None else (state, adapter):
+            _sync_tree(self._folder / name)
+        adapters = _read_index(self._folder).adapters
+        if adapter is not None:
+            former = [name for name in adapters if name != adapter]
+            adapters = [adapter, *former][: self._limit]
+        _publish(self._folder, _Index(state=state, adapters=adapters))
+
+    def _out_of_room(self, step: int, error: Exception) -> StorageError:
+        """Clear away what was half written, and say what is left and what to do."""
+        index = _read_index(self._folder)
+        needed = sum(files.bytes_below(self._folder / name) for name in _names(index))
+        for name in {_state(step), _adapter(step)} - set(_names(index)):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+        last = f"its last one, {index.state}, is whole" if index.state else "it had none before"
+        free = shutil.disk_usage(self._folder).free
+        return StorageError(
+            f"the checkpoint of step {step} cannot be written to {self._folder} for want of room: "
+            f"{free / 1e6:,.1f} MB are free, the trial's checkpoints so far take "
+            f"{needed / 1e6:,.1f} MB ({error}). The trial goes on from there, since {last}: make "
+            "room, or lower train.save_total_limit or run.disk_budget_gb, and give the same command"
+        )
 
 
 def drop_state(checkpoint: Path) -> None:
     """Keep the adapters alone: the trial is over, and nobody will go on with it."""
     if (checkpoint / INDEX).exists():
         _publish(checkpoint, _Index(state=None, adapters=_read_index(checkpoint).adapters))
+
+
+def forget(checkpoint: Path) -> bool:
+    """Drop all that a finished trial saved; say whether there was anything."""
+    if not _names(_read_index(checkpoint)):
+        return False
+    _publish(checkpoint, _Index(state=None, adapters=[]))
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +189,15 @@ def _adapter(step: int) -> str:
     return f"adapter/step-{step:06d}"
 
 
+def _state(step: int) -> str:
+    return f"state/step-{step:06d}"
+
+
+def _names(index: _Index) -> list[str]:
+    """Everything that counts, below the checkpoint folder."""
+    return [*index.adapters, *([] if index.state is None else [index.state])]
+
+
 def _read_index(folder: Path) -> _Index:
     try:
         return _Index(**json.loads((folder / INDEX).read_text(encoding="utf-8")))
@@ -142,7 +207,7 @@ def _read_index(folder: Path) -> _Index:
 
 def _publish(folder: Path, index: _Index) -> None:
     files.write_json(folder / INDEX, asdict(index))
-    named = {folder / name for name in (index.state, *index.adapters) if name is not None}
+    named = {folder / name for name in _names(index)}
     for kind in ("state", "adapter"):
         for step in (folder / kind).glob("step-*"):
             if step not in named:

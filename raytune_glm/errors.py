@@ -31,3 +31,11 @@ class NonFiniteLossError(RuntimeError):
 
 class ZeroLossError(RuntimeError):
     """The loss became exactly 0, which no training gets to; the trial ends before the step."""
+
+
+class StorageError(RuntimeError):
+    """The disk of the results has no more room; what was saved before is whole."""
+
+
+class NoEffectError(RuntimeError):
+    """Training has changed nothing of what the model says; the trial ends with nothing saved."""

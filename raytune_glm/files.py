@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +67,33 @@ def read_lines(path: Path) -> list[Any]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM_SAID = ("no space left", "quota exceeded", "file too large")
+_TORCH_CANNOT_WRITE = ("inline_container.cc", "PytorchStreamWriter")
+"""In what torch says when a file that it saves to cannot be written, whatever the reason."""
+
+
+def lacks_room(error: BaseException | None) -> bool:
+    """Whether an error is, or comes from, a disk or a quota that has no more room."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return True
+        text = str(error)
+        if any(words in text for words in _TORCH_CANNOT_WRITE):
+            return True
+        if any(words in text.lower() for words in _NO_ROOM_SAID):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def bytes_below(folder: Path) -> int:
+    """Bytes of the files in a folder and below, those left out that go while one counts."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            if path.is_file():
+                total += path.stat().st_size
+    return total

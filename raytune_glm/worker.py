@@ -21,7 +21,7 @@ from raytune_glm import files, memory
 from raytune_glm.checkpoint import Checkpoints
 from raytune_glm.config import RunConfig
 from raytune_glm.config.plan import is_evaluated, total_steps
-from raytune_glm.errors import NonFiniteLossError, ZeroLossError
+from raytune_glm.errors import NoEffectError, NonFiniteLossError, StorageError, ZeroLossError
 from raytune_glm.metrics import METRICS, preference
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 ENDING = "ending.json"
 """File in a trial's folder that tells why it ended, where that could not be reported."""
+NO_ROOM = "NO_ROOM"
+"""State of an ending that is none: the trial goes on once its disk has room again."""
 
 Report = Callable[[dict[str, Any]], None]
 """Takes one evaluation of the trial, plain data, from every rank, and is a barrier for them."""
@@ -95,9 +97,10 @@ def train(
 
     Every worker of the trial calls it, inside the process group that they form; a trial of one
     worker needs none. A loss that is not finite or is 0, and memory that does not suffice, end it
-    with a last report whose `ending` says so, rather than with an exception. Where one worker of
-    several runs out of memory the others wait for it: it leaves the ending in the trial's folder
-    and raises, which ends them, and whoever starts the trial again finds the ending and reports it.
+    with a last report whose `ending` says so, rather than with an exception; a full disk stops it
+    in the same way. Where one worker of several runs out of memory or disk the others wait for it:
+    it leaves the ending in the trial's folder and raises, which ends them, and whoever starts the
+    trial again finds the ending and reports it.
 
     Args:
         run: The trial.
@@ -112,9 +115,16 @@ def train(
         return
     try:
         _train(run, folder, data_cache, metric, report, clock)
-    except (NonFiniteLossError, ZeroLossError) as error:
+    except (NonFiniteLossError, ZeroLossError, NoEffectError) as error:
         log.error("%s", error)
         report({"ending": {"state": "FAILED", "error": str(error)}})
+    except StorageError as error:
+        log.error("%s", error)
+        ending = {"state": NO_ROOM, "error": str(error)}
+        if run.run.num_workers > 1:
+            files.write_json(folder / ENDING, ending)
+            raise
+        report({"ending": ending})
     except (RuntimeError, MemoryError, OSError) as error:
         if not memory.is_out_of_memory(error):
             raise
@@ -127,7 +137,7 @@ def train(
 
 
 def read_ending(folder: Path) -> dict[str, str] | None:
-    """What a worker that ran out of memory left in the trial's folder: `state` and `error`."""
+    """What a worker that ran out of memory or disk left in the trial's folder: `state`, `error`."""
     path = folder / ENDING
     if not path.exists():
         return None
@@ -170,10 +180,12 @@ class _Trial:
     """The parts of a trial on one worker."""
 
     def __init__(self, run: RunConfig, *, folder: Path, data_cache: Path, metric: str) -> None:
+        from raytune_glm.data.collation import collate
         from raytune_glm.data.order import BatchOrder
         from raytune_glm.data.store import encode_splits
         from raytune_glm.engine import distributed
         from raytune_glm.engine.deepspeed import DeepSpeedEngine
+        from raytune_glm.engine.probe import Probe
         from raytune_glm.engine.process import choose_accelerator, spreading_weights
         from raytune_glm.evaluate import Evaluator, pad_token_id
 
@@ -205,7 +217,12 @@ class _Trial:
             batch_size=run.train.eval_batch_size,
             max_new_tokens=run.train.max_new_tokens,
         )
-        self._checkpoints = Checkpoints(folder / "checkpoint", run.method)
+        self._checkpoints = Checkpoints(
+            folder / "checkpoint",
+            run.method,
+            save_total_limit=run.train.save_total_limit,
+            probe=Probe(self._engine, collate([data.train[0]], pad_token_id=self._pad_token_id)),
+        )
         self._is_first = distributed.rank() == 0
         # Dropout differs between workers, as their rows do; initialisation above did not.
         _seed(run.train.seed + distributed.rank())

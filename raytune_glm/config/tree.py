@@ -134,6 +134,10 @@ class TrainSettings(_Section):
     """Metrics to measure at an evaluation beside `eval_loss` and `search.metric`."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 128
     """Longest answer, in tokens, that an evaluation generates."""
+    save_total_limit: Annotated[int, Field(ge=1)] = 3
+    """How many of a trial's best adapters stay on disk, beside its last state to go on from. Below
+    3 the best one may be a later one than the leaderboard speaks of, where a scheduler stopped the
+    trial: its workers are an evaluation or two ahead of the sweep."""
     log_every_steps: Annotated[int, Field(ge=1)] = 10
     """Optimizer steps between two lines of `train.jsonl` in the trial's folder."""
 
@@ -231,6 +235,10 @@ class RunSettings(_Section):
     """Most memory that a worker may take, such as 20e9: of its GPU; without one, of the host beyond
     what the loaded model takes. A trial that does not fit goes down the out-of-memory ladder, and
     ends INFEASIBLE below its last rung; none: what the device has."""
+    disk_budget_gb: Annotated[float, Field(gt=0)] | None = None
+    """Most that the checkpoints of all trials may take, in 1e9 bytes; none: what the disk has. Over
+    it, adapters of finished trials go, the worst first and the best trial's never; where that is
+    not enough the sweep stops, and goes on with the same command."""
     max_failures: Annotated[int, Field(ge=0)] = 1
     """How often a trial whose worker died starts again from its last checkpoint."""
     ray_address: str = "auto"

@@ -149,9 +149,13 @@ class LoRA(Method):
 
     def save(self, model: PreTrainedModel, weights: Mapping[str, Tensor], folder: Path) -> None:
         """Write the adapter as PEFT does."""
+        from peft import get_peft_model_state_dict
+
         model.save_pretrained(folder, state_dict=dict(weights), safe_serialization=True)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        require_saved(folder / "adapter_model.safetensors", len(weights))
+        saved = get_peft_model_state_dict(model, state_dict=dict(weights))
+        assert len(saved) == len(weights), "PEFT saves what it knows, and it must know all of it"
+        require_saved(folder / "adapter_model.safetensors", saved)
 
     def load(self, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         """Put a saved adapter on `model`, as plain PEFT does."""

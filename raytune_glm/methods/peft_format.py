@@ -40,7 +40,7 @@ def write_prompt(config: PromptLearningConfig, prompt: Tensor, folder: Path) -> 
     folder.mkdir(parents=True, exist_ok=True)
     save_file({_PROMPT: prompt.contiguous()}, folder / WEIGHTS, metadata={"format": "pt"})
     config.save_pretrained(str(folder))
-    require_saved(folder / WEIGHTS, 1)
+    require_saved(folder / WEIGHTS, {_PROMPT: prompt})
 
 
 def read_prompt(folder: Path) -> Tensor:

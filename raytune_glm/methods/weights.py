@@ -48,22 +48,33 @@ def write_weights(method: Method, weights: Mapping[str, Tensor], folder: Path) -
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(weights), folder / WEIGHTS, metadata={"format": "pt"})
     files.write_json(folder / ABOUT, method.model_dump(mode="json"))
-    require_saved(folder / WEIGHTS, len(weights))
+    require_saved(folder / WEIGHTS, weights)
 
 
-def require_saved(path: Path, num_tensors: int) -> None:
-    """Refuse a file that holds fewer tensors than were trained, or none: it is worse than no file.
+def require_saved(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Read a file back and refuse it unless it holds what was trained, and something was.
+
+    Args:
+        path: The file.
+        weights: The tensors by the names that they are saved under.
 
     Raises:
-        RuntimeError: It does.
+        RuntimeError: The file lacks one, has another value for it, or there are none.
     """
+    import torch
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as saved:
-        found = len(list(saved.keys()))
-    if found != num_tensors or not found:
+        names = set(saved.keys())
+        lost = [
+            name
+            for name, tensor in weights.items()
+            if name not in names or not torch.equal(saved.get_tensor(name), tensor.cpu())
+        ]
+    if lost or not names:
         raise RuntimeError(
-            f"{path} must hold all {num_tensors} trained tensors, at least one, but holds {found}"
+            f"{path} must hold all {len(weights)} trained tensors, at least one, as they were "
+            f"trained, but holds {len(names)}" + (f" and not {lost[0]}" if lost else "")
         )
 
 

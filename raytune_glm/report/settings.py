@@ -12,11 +12,13 @@ from raytune_glm.errors import ConfigError
 from raytune_glm.trials.records import ResultsFolder
 
 FREE = {
+    "run.disk_budget_gb",
     "run.max_failures",
     "run.ray_address",
     "search.max_concurrent",
     "search.num_trials",
     "search.time_budget_s",
+    "train.save_total_limit",
 }
 """Settings that may differ from one run of a sweep to the next: no result depends on them."""
 

@@ -11,15 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ray.tune import Callback
+from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from raytune_glm.checkpoint import drop_state
 from raytune_glm.search.schedulers import STEP
+from raytune_glm.trials.disk import DiskBudget
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import State
+from raytune_glm.worker import ENDING, NO_ROOM
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +65,30 @@ class LedgerSearcher(Searcher):
         return Searcher, ()
 
 
+class Brake(Stopper):
+    """Stops all trials of a sweep once there is a reason to."""
+
+    reason: str | None = None
+    """What to tell the user; none: all is well."""
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Say of no trial alone that it should stop."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether all are to stop now."""
+        return self.reason is not None
+
+
 class LedgerCallback(Callback):
     """Tells the ledger and the terminal what Ray Tune's trials report and how they end."""
 
-    def __init__(self, ledger: Ledger, progress: Progress) -> None:
-        """Tell `ledger` and `progress`."""
+    def __init__(self, ledger: Ledger, progress: Progress, budget: DiskBudget) -> None:
+        """Tell `ledger` and `progress`, and keep trials within `budget`."""
         self._ledger = ledger
         self._progress = progress
+        self._budget = budget
+        self.brake = Brake()
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -85,6 +104,7 @@ class LedgerCallback(Callback):
         if STEP in result:
             self._ledger.report(number, result["report"])
             self._progress.reported(self._ledger.live.values())
+            self._keep_budget()
         elif "retry" in result:
             self._progress.retried(number, result["retry"])
 
@@ -100,7 +120,7 @@ class LedgerCallback(Callback):
         """A trial came to its end, or the scheduler stopped it."""
         ending = trial.last_result.get("ending")
         if ending is not None:
-            self._finish(trial, State(ending["state"]), ending["error"])
+            self._end(trial, ending)
         elif self._ledger.live[trial.config["number"]].progress >= 1:
             self._finish(trial, State.COMPLETE)
         else:
@@ -115,10 +135,29 @@ class LedgerCallback(Callback):
         text = Path(file).read_text(encoding="utf-8") if file else "its process died"
         self._finish(trial, State.FAILED, text.strip())
 
+    def _end(self, trial: Trial, ending: dict[str, str]) -> None:
+        """End a trial as it says itself; for want of disk all of the sweep, to go on with later."""
+        if ending["state"] != NO_ROOM:
+            self._finish(trial, State(ending["state"]), ending["error"])
+            return
+        (Path(trial.config["folder"]) / ENDING).unlink(missing_ok=True)
+        self._stop(ending["error"])
+
+    def _stop(self, reason: str) -> None:
+        if self.brake.reason is None:
+            self.brake.reason = reason
+            self._progress.stopped(reason)
+
     def _finish(self, trial: Trial, state: State, error: str | None = None) -> None:
         row = self._ledger.finish(trial.config["number"], state, error)
         drop_state(Path(trial.config["folder"]) / "checkpoint")
         self._progress.finished(row, self._ledger.live.values())
+        self._keep_budget()
+
+    def _keep_budget(self) -> None:
+        over = self._budget.keep(self._ledger.rows.values())
+        if over is not None:
+            self._stop(over)
 
     def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
         return Callback, ()

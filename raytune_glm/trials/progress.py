@@ -99,6 +99,11 @@ class Progress:
         self._count(row)
         self._show(live)
 
+    def stopped(self, reason: str) -> None:
+        """The sweep stops before its end."""
+        self._console.print("[red]stopped[/red]", highlight=False)
+        self._console.print(f"    {reason}", markup=False, highlight=False)
+
     def _count(self, row: TrialRow) -> None:
         self._ended += 1
         value = row.metrics["best"].get(self._metric)

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from raytune_glm.config import SweepConfig, run_of
+from raytune_glm.metrics import METRICS
 from raytune_glm.trials.bridge import LedgerCallback, LedgerSearcher
 from raytune_glm.trials.cluster import TRIAL_RESOURCES, Placement
+from raytune_glm.trials.disk import DiskBudget
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import ResultsFolder, State
@@ -58,6 +60,10 @@ def run_trials(
             "ray_folder": str(ray_folder),
         }
 
+    metric = METRICS[sweep.search.metric]
+    callback = LedgerCallback(
+        ledger, progress, DiskBudget(results, sweep.run.disk_budget_gb, metric)
+    )
     started = time.monotonic()
     with _quiet_tune(), _interrupt_handler_kept():
         tune.Tuner(
@@ -74,13 +80,14 @@ def run_trials(
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(ray_folder),
-                callbacks=[LedgerCallback(ledger, progress)],
+                callbacks=[callback],
+                stop=callback.brake,
                 failure_config=tune.FailureConfig(max_failures=sweep.run.max_failures),
                 verbose=0,
             ),
         ).fit()
-    budget = sweep.search.time_budget_s
-    out_of_time = budget is not None and time.monotonic() - started >= budget
+    seconds = sweep.search.time_budget_s
+    out_of_time = seconds is not None and time.monotonic() - started >= seconds
     if out_of_time:
         # Ray Tune stops these without a word to its callbacks.
         for number in list(ledger.live):

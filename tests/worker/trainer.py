@@ -3,13 +3,14 @@
 SPEC is a JSON file: `world_size`, `port`, `metric`, and `trials`, each with `run` (a run's
 configuration) and `folder`. Rank 0 appends each report to `reports.jsonl` in the trial's folder.
 With `kill_at_report`, the process kills itself with signal 9 right before that report of the first
-trial is told.
+trial is told; with `full_after_report`, it can write no file of more than 64 KiB from then on.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -33,6 +34,8 @@ def run_trials(spec: dict[str, Any], rank: int) -> None:
             told += 1
             if told == spec.get("kill_at_report"):
                 os.kill(os.getpid(), signal.SIGKILL)
+            if told == spec.get("full_after_report"):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
             if rank == 0:
                 files.append_line(folder / "reports.jsonl", report)
 
