@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from raytune_glm.errors import ConfigError
 
 
 @contextmanager
@@ -27,12 +31,56 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         # mkstemp makes a private file; give it what a plainly opened file would have had.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(_plain_mode())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a hidden folder beside `path` to fill, and give it `path`'s name at the end.
+
+    Its files are on disk (fsync) before the rename, so a folder called `path` is whole. If the
+    block raises, nothing is left; what a kill leaves is hidden, and the next call clears it away.
+
+    Raises:
+        ConfigError: `path` exists, cannot be made, or another process is making it.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the folder {path} cannot be made: {error.strerror}") from None
+    held = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process is writing {path}: wait for it") from None
+        for left in partial.iterdir():
+            left.unlink()
+        try:
+            yield partial
+            for file in partial.iterdir():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+                file.chmod(_plain_mode())  # safetensors writes private files
+            if path.exists():
+                raise ConfigError(f"{path} must not exist, but was made meanwhile: name another")
+            partial.rename(path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(held)
+
+
+def _plain_mode() -> int:
+    """The permissions of a plainly opened file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def write_text(path: Path, text: str) -> None:

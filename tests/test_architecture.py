@@ -20,14 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "raytune_glm"
 
 LAYERS = (
-    ("sweep",),
-    ("trials", "report"),
-    ("worker", "score", "ladder"),
+    ("sweep", "merge", "predict", "chat"),
+    ("trials", "report", "merging"),
+    ("worker", "score", "ladder", "tuned"),
     ("engine", "evaluate", "checkpoint"),
     ("config",),
     ("data", "methods"),
     ("models", "metrics", "space", "search"),
-    ("errors", "log", "files", "memory", "processes"),
+    ("errors", "log", "files", "memory", "processes", "command"),
 )
 """Packages and modules of `raytune_glm`, the highest layer first: imports go down or stay level."""
 

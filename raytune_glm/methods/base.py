@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from raytune_glm.methods.changes import Changes
     from raytune_glm.models.family import Family, ModelShape
 
 
@@ -21,8 +23,15 @@ class Method(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    name: str
+    """Value of `method.name` in a sweep file."""
+
     trains_base: ClassVar[bool] = False
     """Whether weights of the base itself train, which therefore cannot be quantized."""
+    peft_type: ClassVar[str | None] = None
+    """What PEFT calls the method in `adapter_config.json`, where it has the method."""
+    peft_fields: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Settings of the method -> their names in `adapter_config.json`."""
 
     @abstractmethod
     def check(self, shape: ModelShape, family: Family) -> None:
@@ -75,4 +84,21 @@ class Method(BaseModel, ABC):
 
         Raises:
             ModelError: The folder does not hold what this method trains on such a model.
+        """
+
+    @abstractmethod
+    def check_saved(self, folder: Path, shape: ModelShape, family: Family) -> None:
+        """Refuse what `save` wrote for a model of other sizes, as far as can be told without torch.
+
+        Raises:
+            ModelError: What does not fit, in words that follow "does not fit the base:".
+        """
+
+    @abstractmethod
+    def changes(self, folder: Path) -> Changes:
+        """Read what was trained as changes of the base's own weights, to merge them.
+
+        Raises:
+            ConfigError: It is no such change, and why.
+            ModelError: The folder does not hold what this method trains.
         """

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from raytune_glm.errors import ConfigError
 from raytune_glm.methods import weights as saved_weights
 from raytune_glm.methods.base import Method
+from raytune_glm.methods.changes import Changes
 from raytune_glm.methods.names import matching
 
 if TYPE_CHECKING:
@@ -93,6 +94,14 @@ class Freeze(Method):
         """Put the trained weights in place of the base's."""
         saved_weights.read_weights(model, folder)
         return model
+
+    def check_saved(self, folder: Path, shape: ModelShape, family: Family) -> None:
+        """See `Method.check_saved`."""
+        saved_weights.check_parameters(folder, shape)
+
+    def changes(self, folder: Path) -> Changes:
+        """See `Method.changes`: each trained weight takes the place of the base's."""
+        return saved_weights.replacing_changes(folder)
 
     def _patterns(self, num_layers: int, family: Family) -> tuple[str, ...]:
         if self.num_trainable_layers is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from raytune_glm.methods import weights as saved_weights
 from raytune_glm.methods.base import Method
+from raytune_glm.methods.changes import Changes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,3 +45,11 @@ class Full(Method):
         names = {name for name, _ in model.named_parameters()}
         saved_weights.read_weights(model, folder, names=names)
         return model
+
+    def check_saved(self, folder: Path, shape: ModelShape, family: Family) -> None:
+        """See `Method.check_saved`."""
+        saved_weights.check_parameters(folder, shape)
+
+    def changes(self, folder: Path) -> Changes:
+        """See `Method.changes`: each trained weight takes the place of the base's."""
+        return saved_weights.replacing_changes(folder)

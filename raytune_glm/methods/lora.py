@@ -5,12 +5,15 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
 from raytune_glm.errors import ConfigError
 from raytune_glm.methods.base import Method
+from raytune_glm.methods.changes import Changes
+from raytune_glm.methods.lora_changes import check_adapted, lora_changes
 from raytune_glm.methods.weights import require_saved
 
 if TYPE_CHECKING:
@@ -35,6 +38,16 @@ def _groups_or_names(value: Any) -> Any:
 
 class LoRA(Method):
     """`W + (alpha / rank) * B @ A` on each target, with `W` frozen and `B` zero at the start."""
+
+    peft_type: ClassVar[str | None] = "LORA"
+    peft_fields: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "rank": "r",
+            "alpha": "lora_alpha",
+            "rank_stabilized": "use_rslora",
+            "use_dora": "use_dora",
+        }
+    )
 
     name: Literal["lora"] = "lora"
     rank: Annotated[int, Field(ge=1)] = 8
@@ -162,6 +175,14 @@ class LoRA(Method):
         from peft import PeftModel
 
         return PeftModel.from_pretrained(model, str(folder))  # type: ignore[return-value]
+
+    def check_saved(self, folder: Path, shape: ModelShape, family: Family) -> None:
+        """See `Method.check_saved`: every adapted module must be there, in its size."""
+        check_adapted(folder, shape)
+
+    def changes(self, folder: Path) -> Changes:
+        """See `Method.changes`."""
+        return lora_changes(folder)
 
 
 def _is_named(module: str, target: str) -> bool:

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from raytune_glm.errors import ConfigError, ModelError
 from raytune_glm.methods import peft_format
 from raytune_glm.methods import weights as saved_weights
 from raytune_glm.methods.base import Method
+from raytune_glm.methods.changes import Changes
+from raytune_glm.models import folder as folders
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +34,11 @@ _MODULE = "prefix_encoder"
 
 class PTuningV2(Method):
     """Train keys and values of virtual tokens that every layer sees before each row."""
+
+    peft_type: ClassVar[str | None] = "PREFIX_TUNING"
+    peft_fields: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"num_virtual_tokens": "num_virtual_tokens"}
+    )
 
     name: Literal["p_tuning_v2"] = "p_tuning_v2"
     num_virtual_tokens: Annotated[int, Field(ge=1)] = 16
@@ -97,6 +106,33 @@ class PTuningV2(Method):
         names = {name for name, _ in model.named_parameters() if f".{_MODULE}." in name}
         saved_weights.read_weights(model, folder, names=names)
         return model
+
+    def check_saved(self, folder: Path, shape: ModelShape, family: Family) -> None:
+        """See `Method.check_saved`: the prefix has a key and a value a layer and head."""
+        values = 2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim
+        if (folder / peft_format.WEIGHTS).is_file():
+            if family.has_own_prefix:
+                raise ModelError(f"a {family.name} model takes its published prefix, not PEFT's")
+            peft_format.check_width(folder, values)
+            return
+        if not family.has_own_prefix:
+            raise ModelError(f"it is the prefix of a ChatGLM model, and this is {family.name}")
+        if (folder / saved_weights.WEIGHTS).is_file():
+            wanted = family.prefix_embedding_size(shape) if self.projection else values
+            for name, header in folders.read_header(folder / saved_weights.WEIGHTS).items():
+                if name.endswith("embedding.weight") and header.shape[1] != wanted:
+                    raise ModelError(
+                        f"its virtual tokens have {header.shape[1]} values, and the model's "
+                        f"{wanted}"
+                    )
+
+    def changes(self, folder: Path) -> Changes:
+        """See `Method.changes`: a prefix is none."""
+        raise ConfigError(
+            f"what is merged must change weights of the base, but {folder} holds a prefix "
+            "(p_tuning_v2): keys and values that every layer sees before the text, for which the "
+            "base has no weight. Keep base and prefix apart; predict and chat take the folder"
+        )
 
     def _put_on(
         self, model: PreTrainedModel, layers_path: str | None, *, projection: bool

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from raytune_glm.errors import ModelError
 from raytune_glm.methods.weights import require_saved
+from raytune_glm.models import folder as folders
 
 if TYPE_CHECKING:
     from peft import PromptLearningConfig
@@ -59,6 +60,21 @@ def read_prompt(folder: Path) -> Tensor:
             f"{folder / WEIGHTS} must hold {_PROMPT!r}, but holds {', '.join(list(saved)[:3])}."
         )
     return saved[_PROMPT]
+
+
+def check_width(folder: Path, width: int) -> None:
+    """Refuse virtual tokens of another width than a model's, without importing torch.
+
+    Raises:
+        ModelError: They are.
+    """
+    if not (folder / WEIGHTS).is_file():
+        return  # loading tells it
+    header = folders.read_header(folder / WEIGHTS).get(_PROMPT)
+    if header is not None and header.shape[-1] != width:
+        raise ModelError(
+            f"its virtual tokens have {header.shape[-1]} values, and the model's {width}"
+        )
 
 
 def fill(embedding: nn.Embedding, prompt: Tensor, folder: Path) -> None:

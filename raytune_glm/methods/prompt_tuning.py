@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from raytune_glm.errors import ConfigError
 from raytune_glm.methods import peft_format
 from raytune_glm.methods.base import Method
+from raytune_glm.methods.changes import Changes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 
 class PromptTuning(Method):
     """Train the embeddings of virtual tokens that stand before each row."""
+
+    peft_type: ClassVar[str | None] = "PROMPT_TUNING"
+    peft_fields: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"num_virtual_tokens": "num_virtual_tokens"}
+    )
 
     name: Literal["prompt_tuning"] = "prompt_tuning"
     num_virtual_tokens: Annotated[int, Field(ge=1)] = 16
@@ -81,3 +88,15 @@ class PromptTuning(Method):
         prompt = add_prompt(model, self.num_virtual_tokens)
         peft_format.fill(prompt, saved, folder)
         return model
+
+    def check_saved(self, folder: Path, shape: ModelShape, family: Family) -> None:
+        """See `Method.check_saved`: a virtual token is as wide as a word."""
+        peft_format.check_width(folder, shape.hidden_size)
+
+    def changes(self, folder: Path) -> Changes:
+        """See `Method.changes`: a prompt is none."""
+        raise ConfigError(
+            f"what is merged must change weights of the base, but {folder} holds a learnt prompt "
+            "(prompt_tuning): embeddings that stand before each row and belong to no word. Keep "
+            "base and prompt apart; predict and chat take the folder"
+        )

@@ -6,16 +6,22 @@ For methods that PEFT does not have. Read next: `freeze`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raytune_glm import files
 from raytune_glm.errors import ConfigError, ModelError
 from raytune_glm.methods.base import Method
+from raytune_glm.methods.changes import Changes
+from raytune_glm.models import folder as folders
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from raytune_glm.models.family import ModelShape
 
 WEIGHTS = "weights.safetensors"
 ABOUT = "method.json"
@@ -106,6 +112,46 @@ def read_weights(
                 "were trained with."
             )
     model.load_state_dict(wanted, strict=False)
+
+
+def check_parameters(folder: Path, shape: ModelShape) -> None:
+    """Refuse weights that are no parameters of a model, or of other sizes. Imports no torch.
+
+    Raises:
+        ModelError: The first such weight.
+    """
+    if not (folder / WEIGHTS).is_file():
+        return  # `.bin` takes torch to read; loading it tells the same, later
+    for name, header in folders.read_header(folder / WEIGHTS).items():
+        if name not in shape.parameters:
+            raise ModelError(f"it has {name}, which the model does not have")
+        if prod(header.shape) != shape.parameters[name]:
+            raise ModelError(
+                f"its {name} has {prod(header.shape)} values, and the model's "
+                f"{shape.parameters[name]}"
+            )
+
+
+def replacing_changes(folder: Path) -> Changes:
+    """Read saved weights as changes that put each in place of the base's of that name.
+
+    Raises:
+        ModelError: There are none.
+    """
+    return Changes(
+        by_name={name: partial(_replace, folder, new) for name, new in _read(folder).items()},
+        ties_hold=True,
+    )
+
+
+def _replace(folder: Path, new: Tensor, weight: Tensor) -> Tensor:
+    if new.shape != weight.shape:
+        raise ModelError(
+            f"the weights in {folder} must have the shapes of the base's, but one is "
+            f"{list(new.shape)} where the base's is {list(weight.shape)}: use the base that they "
+            "were trained on."
+        )
+    return new.float()
 
 
 def _read(folder: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,10 +43,17 @@ __all__ = [
     "load_tokenizer",
     "published_config",
     "register",
+    "stored_precision",
 ]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Quantization = Literal["int8", "nf4"]
+
+_STORED: dict[str, Precision] = {
+    **{"F32": "fp32", "BF16": "bf16", "F16": "fp16"},
+    **{"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"},
+}
+"""What safetensors headers and `config.json` call a precision -> what we call it."""
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -191,6 +199,28 @@ def published_config(name: str | Path) -> dict[str, Any] | None:
         if str(name) in family.published:
             return dict(family.published[str(name)])
     return None
+
+
+def stored_precision(path: str | Path) -> Precision:
+    """Tell the precision of a checkpoint's files by their largest tensor, without loading any.
+
+    Of files whose headers cannot be read without torch, what `config.json` says; else fp16, which
+    is how ChatGLM and LLaMA were published.
+    """
+    folder = folders.local_folder(path)
+    files = folders.weight_files(folder)
+    headers = [
+        header
+        for file in files
+        if file.suffix == ".safetensors"
+        for header in folders.read_header(file).values()
+        if header.dtype in _STORED
+    ]
+    if headers:
+        return _STORED[max(headers, key=lambda header: prod(header.shape)).dtype]
+    config = folders.read_json(folder, "config.json")
+    written = str(config.get("torch_dtype") or config.get("dtype"))
+    return _STORED.get(written, "fp16")
 
 
 def load_tokenizer(path: str | Path, *, family: str | None = None) -> PreTrainedTokenizerBase:

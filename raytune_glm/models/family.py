@@ -20,6 +20,8 @@ from raytune_glm.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from raytune_glm.models.llama_original import OriginalLlama
+
 Role = Literal["system", "user", "assistant", "tool"]
 
 IGNORED_LABEL = -100
@@ -179,6 +181,18 @@ class Family(ABC):
             folder, trust_remote_code=False, local_files_only=True
         )
         return tokenizer
+
+    def original_layout(self, config: Mapping[str, Any]) -> OriginalLlama:
+        """Say how a checkpoint is written in the layout that its makers' own code reads.
+
+        Raises:
+            ConfigError: The family has no layout but that of transformers.
+            ModelError: The makers' code could not run this checkpoint.
+        """
+        raise ConfigError(
+            f"--format must be hf for {self.name}, whose published layout it is: only LLaMA has an "
+            "original one besides, but got --format state_dict."
+        )
 
     @abstractmethod
     def encode(

@@ -21,6 +21,7 @@ from raytune_glm.models.family import (
     ModelShape,
     in_layers,
 )
+from raytune_glm.models.llama_original import OriginalLlama, original_llama
 from raytune_glm.models.text_rows import TextRows
 
 if TYPE_CHECKING:
@@ -127,6 +128,10 @@ class Llama(Family):
     def with_template(self, name: str) -> Family:
         """See `Family.with_template`."""
         return Llama(template=known_template(name))
+
+    def original_layout(self, config: Mapping[str, Any]) -> OriginalLlama:
+        """See `Family.original_layout`."""
+        return original_llama(config)
 
     def encode(
         self,
