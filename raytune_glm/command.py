@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from collections.abc import Callable
 
 
@@ -10,6 +12,7 @@ def exit_status(run: Callable[[], int]) -> int:
     """Run a command; turn what the user did wrong into one message and status 2."""
     from raytune_glm.errors import UserError
 
+    _hush_libraries()
     try:
         return run()
     except UserError as error:
@@ -18,6 +21,13 @@ def exit_status(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 1
+
+
+def _hush_libraries() -> None:
+    """Keep off the terminal what libraries tell each other: nobody who runs a command can act."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    for name in ("bitsandbytes", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def choose_device(wanted: str | None) -> str:

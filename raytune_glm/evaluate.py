@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from raytune_glm.data.collation import collate
+from raytune_glm.answering import Sampling, Speaker
+from raytune_glm.data.collation import collate, pad_token_id
 from raytune_glm.engine import distributed
 from raytune_glm.metrics import METRICS, AnswerMetric, weighted_mean
 from raytune_glm.models.family import IGNORED_LABEL
@@ -93,28 +94,16 @@ class Evaluator:
 
     def _answers(self, model: PreTrainedModel, device: torch.device, *, in_step: bool) -> list[str]:
         """Greedy answers of all rows, in their order."""
-        stop = self.family.stop_token_ids(self.tokenizer)
-        generate: Any = model.generate  # transformers leaves it untyped
+        speaker = Speaker(model=model, family=self.family, tokenizer=self.tokenizer, device=device)
+        greedy = Sampling(max_new_tokens=self.max_new_tokens)
         found: list[tuple[int, str]] = []
         for indices, counts in self._own_batches("prompt_ids", in_step=in_step):
-            prompts = [{"input_ids": self.rows[i]["prompt_ids"]} for i in indices]
-            batch = collate(prompts, pad_token_id=pad_token_id(self.tokenizer), padding_side="left")
-            width = batch["input_ids"].shape[1]
-            output = generate(
-                **{name: tensor.to(device) for name, tensor in batch.items()},
-                max_new_tokens=self.max_new_tokens,
-                do_sample=False,
-                eos_token_id=stop,
-                pad_token_id=pad_token_id(self.tokenizer),
-                synced_gpus=in_step,
-            )
+            prompts = [self.rows[i]["prompt_ids"] for i in indices]
+            answers = speaker.generate(prompts, greedy, synced_gpus=in_step)
             if counts:
-                texts = (
-                    self.family.answer(self.tokenizer, ids) for ids in output[:, width:].tolist()
-                )
-                found += zip(indices, texts, strict=True)
-        answers = dict(distributed.gather_lists(found))
-        return [answers[index] for index in range(len(self.rows))]
+                found += zip(indices, map(speaker.text, answers), strict=True)
+        texts = dict(distributed.gather_lists(found))
+        return [texts[index] for index in range(len(self.rows))]
 
     def _own_batches(self, by: str, *, in_step: bool) -> list[tuple[list[int], bool]]:
         """This rank's rows in batches of like length, so that little of a batch is padding.
@@ -136,14 +125,6 @@ class Evaluator:
             most = math.ceil(math.ceil(len(order) / world_size) / self.batch_size)
             batches += [(order[:1], False)] * (most - len(batches))
         return batches
-
-
-def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id to pad with; masks hide it, so a tokenizer without one may use any."""
-    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(token_id, int):
-            return token_id
-    return 0
 
 
 @contextmanager

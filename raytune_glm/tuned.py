@@ -106,7 +106,7 @@ def find(named: str, overrides: Iterable[str] = ()) -> Tuned:
                 f"`model.path` is the base of an adapter, but {named} is a whole model or none at "
                 f"all, and got model.path={changes['path']}: name one of the two."
             )
-        settings = validate(ModelSettings, {**changes, "path": named}, source=named)
+        settings = validate(ModelSettings, {**changes, "path": named}, source=f"the base {named}")
         return Tuned(
             base=settings,
             checkpoint=settings.inspect(),
@@ -204,7 +204,9 @@ def _tuned(trained: Path, settings_file: Path | None, changes: Mapping[str, Any]
         raise ModelError(
             f"{trained} does not say on which base it was trained: add model.path=<folder>."
         )
-    settings = validate(ModelSettings, {**known, "path": path, **changes}, source=str(trained))
+    settings = validate(
+        ModelSettings, {**known, "path": path, **changes}, source=f"the base of {trained}"
+    )
     is_known = run is not None or "precision" in changes
     return Tuned(
         base=settings,

@@ -180,14 +180,14 @@ class _Trial:
     """The parts of a trial on one worker."""
 
     def __init__(self, run: RunConfig, *, folder: Path, data_cache: Path, metric: str) -> None:
-        from raytune_glm.data.collation import collate
+        from raytune_glm.data.collation import collate, pad_token_id
         from raytune_glm.data.order import BatchOrder
         from raytune_glm.data.store import encode_splits
         from raytune_glm.engine import distributed
         from raytune_glm.engine.deepspeed import DeepSpeedEngine
         from raytune_glm.engine.probe import Probe
         from raytune_glm.engine.process import choose_accelerator, spreading_weights
-        from raytune_glm.evaluate import Evaluator, pad_token_id
+        from raytune_glm.evaluate import Evaluator
 
         device = choose_accelerator()
         _seed(run.train.seed)

@@ -22,8 +22,8 @@ PACKAGE = "raytune_glm"
 LAYERS = (
     ("sweep", "merge", "predict", "chat"),
     ("trials", "report", "merging"),
-    ("worker", "score", "ladder", "tuned"),
-    ("engine", "evaluate", "checkpoint"),
+    ("worker", "score", "ladder", "tuned", "prediction", "conversation"),
+    ("engine", "evaluate", "answering", "checkpoint"),
     ("config",),
     ("data", "methods"),
     ("models", "metrics", "space", "search"),
@@ -35,7 +35,10 @@ HEAVY = ("torch", "transformers", "ray", "deepspeed", "peft", "datasets", "bitsa
 LIGHT_PARTS = ("config", "data", "methods", "metrics", "space", "search", "errors", "log", "files")
 """What the check of a sweep file imports: no heavy library at module level."""
 ORCHESTRATORS = ("ray", "deepspeed")
-CORE_PARTS = ("models", "methods", "data", "metrics", "evaluate", "engine.schedule")
+CORE_PARTS = (
+    *("models", "methods", "data", "metrics", "evaluate", "engine.schedule"),
+    *("tuned", "answering", "prediction", "conversation", "merging", "merge", "predict", "chat"),
+)
 """What runs in a notebook with torch, transformers and peft alone."""
 
 VARIANT_TABLES = {"method": "methods", "family": "models"}
@@ -233,13 +236,18 @@ LOAD = (
     "from pathlib import Path; from raytune_glm.config import load_sweep;"
     "sweep = load_sweep(Path('sweeps/lora.yaml'));"
 )
+FIND = (
+    "import raytune_glm.merge, raytune_glm.predict, raytune_glm.chat, raytune_glm.merging;"
+    "import raytune_glm.prediction, raytune_glm.conversation;"
+    "from raytune_glm.tuned import find; find('data/tiny-glm')"
+)
 CHECK = LOAD + "from raytune_glm.config.check import check_sweep; check_sweep(sweep)"
 
 
 @pytest.mark.parametrize(
     "statement",
-    ["import raytune_glm", "import raytune_glm.sweep", LOAD, CHECK],
-    ids=["the package", "the command", "loading a sweep", "checking a sweep"],
+    ["import raytune_glm", "import raytune_glm.sweep", LOAD, CHECK, FIND],
+    ids=["the package", "the command", "loading a sweep", "checking a sweep", "finding a model"],
 )
 def test_no_heavy_library_is_loaded_by(statement: str) -> None:
     script = f"{statement}\nimport sys; print(*(set({HEAVY}) & set(sys.modules)))"

@@ -9,6 +9,7 @@ from raytune_glm.models.family import IGNORED_LABEL
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
 
 def collate(
@@ -51,3 +52,11 @@ def collate(
     if "labels" in rows[0]:
         batch["labels"] = padded([row["labels"] for row in rows], IGNORED_LABEL)
     return batch
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id to pad with; masks hide it, so a tokenizer without one may use any."""
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if isinstance(token_id, int):
+            return token_id
+    return 0

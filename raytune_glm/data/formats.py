@@ -41,6 +41,9 @@ class Format:
     read: Callable[[Mapping[str, Any]], Iterator[Example]]
     """Turn a row into its examples (one, but for `instances`), or raise `FormatError`."""
 
+    answered: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda record: None
+    """Give a row that asks and has no answer with an empty one; None where it has one already."""
+
 
 def describe(value: Any) -> str:
     """Say what a JSON value is in the words of JSON, with the value itself where it is short."""
@@ -152,6 +155,27 @@ _ROLES: dict[str, Role] = {
 """Names of roles: OpenAI's, ShareGPT's (`human`, `gpt`), and ChatGLM3's (`observation`)."""
 
 
+def _with_field(answer: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any] | None]:
+    """Answer a row whose answer is a field of its own."""
+    return lambda record: None if answer in record else {**record, answer: ""}
+
+
+def _with_turn(turns: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any] | None]:
+    """Answer a conversation, in the words for roles that its last turn uses."""
+
+    def answered(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        said = record[turns]
+        last = said[-1] if isinstance(said, list) and said else None
+        if not isinstance(last, dict):
+            return None
+        for role, content in (("role", "content"), ("from", "value")):
+            if _ROLES.get(str(last.get(role)), "assistant") != "assistant":
+                return {**record, turns: [*said, {role: "assistant", content: ""}]}
+        return None
+
+    return answered
+
+
 def _read_chat(turns: str, role: str, content: str) -> Callable[..., Iterator[Example]]:
     def read(record: Mapping[str, Any]) -> Iterator[Example]:
         messages = [
@@ -194,12 +218,29 @@ FORMATS: dict[str, Format] = {
         fields=("instruction", "output"),
         optional=("input", "system", "history"),
         read=_read_alpaca,
+        answered=_with_field("output"),
     ),
     "instances": Format(fields=("instruction", "instances"), read=_read_instances),
-    "context": Format(fields=("context", "target"), read=_read_pair("context", "target")),
-    "prompt": Format(fields=("prompt", "completion"), read=_read_pair("prompt", "completion")),
-    "messages": Format(fields=("messages",), read=_read_chat("messages", "role", "content")),
-    "conversations": Format(fields=("conversations",), read=_read_conversations),
+    "context": Format(
+        fields=("context", "target"),
+        read=_read_pair("context", "target"),
+        answered=_with_field("target"),
+    ),
+    "prompt": Format(
+        fields=("prompt", "completion"),
+        read=_read_pair("prompt", "completion"),
+        answered=_with_field("completion"),
+    ),
+    "messages": Format(
+        fields=("messages",),
+        read=_read_chat("messages", "role", "content"),
+        answered=_with_turn("messages"),
+    ),
+    "conversations": Format(
+        fields=("conversations",),
+        read=_read_conversations,
+        answered=_with_turn("conversations"),
+    ),
 }
 """The row formats. `instances` is that of self-instruct's seed tasks; `prompt` that of its prepared
 rows; `context` that of ChatGLM-Tuning; `conversations` that of ShareGPT

@@ -1,8 +1,8 @@
 """LoRA's adapter file in PEFT's format, as changes of the base's weights.
 
 The arithmetic is that of `get_delta_weight` and `merge` of PEFT 0.21's LoRA and DoRA layers, in
-fp32 throughout. What this file does not know is refused by name: an adapter that is merged in part is
-worse than one that is not. Read next: `lora`.
+fp32 throughout. What this file does not know is refused by name: an adapter that is merged in part
+is worse than one that is not. Read next: `lora`.
 """
 
 from __future__ import annotations
