@@ -102,6 +102,11 @@ class Checkpoints:
             step: Optimizer steps done.
             loop: The loop's own state, plain data.
             best: Whether the adapter of this step takes the former best one's place.
+
+        Raises:
+            StorageError: The disk has no room for it; what was saved before is whole.
+            NoEffectError: The adapter changes nothing of what the model says.
+            RuntimeError: What was written is not what was trained.
         """
         from raytune_glm.engine import distributed
 
@@ -154,13 +159,14 @@ class Checkpoints:
         needed = sum(files.bytes_below(self._folder / name) for name in _names(index))
         for name in {_state(step), _adapter(step)} - set(_names(index)):
             shutil.rmtree(self._folder / name, ignore_errors=True)
-        last = f"its last one, {index.state}, is whole" if index.state else "it had none before"
-        free = shutil.disk_usage(self._folder).free
+        last = f"the last one, {index.state}, is whole" if index.state else "there was none before"
+        there = next(p for p in (self._folder, *self._folder.parents) if p.exists())
+        free = shutil.disk_usage(there).free
         return StorageError(
             f"the checkpoint of step {step} cannot be written to {self._folder} for want of room: "
             f"{free / 1e6:,.1f} MB are free, the trial's checkpoints so far take "
-            f"{needed / 1e6:,.1f} MB ({error}). The trial goes on from there, since {last}: make "
-            "room, or lower train.save_total_limit or run.disk_budget_gb, and give the same command"
+            f"{needed / 1e6:,.1f} MB, and {last} ({error}). Make room, or lower "
+            "train.save_total_limit or run.disk_budget_gb, and give the same command to go on"
         )
 
 

@@ -21,7 +21,7 @@ from raytune_glm import files, memory
 from raytune_glm.checkpoint import Checkpoints
 from raytune_glm.config import RunConfig
 from raytune_glm.config.plan import is_evaluated, total_steps
-from raytune_glm.errors import NoEffectError, NonFiniteLossError, StorageError, ZeroLossError
+from raytune_glm.errors import NoEffectError, NonFiniteLossError, ZeroLossError
 from raytune_glm.metrics import METRICS, preference
 
 if TYPE_CHECKING:
@@ -118,20 +118,17 @@ def train(
     except (NonFiniteLossError, ZeroLossError, NoEffectError) as error:
         log.error("%s", error)
         report({"ending": {"state": "FAILED", "error": str(error)}})
-    except StorageError as error:
-        log.error("%s", error)
-        ending = {"state": NO_ROOM, "error": str(error)}
+    except (RuntimeError, MemoryError, OSError) as error:
+        if files.lacks_room(error):
+            ending = {"state": NO_ROOM, "error": str(error)}
+        elif memory.is_out_of_memory(error):
+            ending = {"state": "INFEASIBLE", "error": f"out of memory: {error}"}
+            files.write_json(folder / ENDING, ending)
+        else:
+            raise
+        log.exception("%s", ending["state"])
         if run.run.num_workers > 1:
             files.write_json(folder / ENDING, ending)
-            raise
-        report({"ending": ending})
-    except (RuntimeError, MemoryError, OSError) as error:
-        if not memory.is_out_of_memory(error):
-            raise
-        log.exception("out of memory")
-        ending = {"state": "INFEASIBLE", "error": f"out of memory: {error}"}
-        files.write_json(folder / ENDING, ending)
-        if run.run.num_workers > 1:
             raise
         report({"ending": ending})
 

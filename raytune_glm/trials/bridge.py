@@ -21,7 +21,7 @@ from raytune_glm.trials.disk import DiskBudget
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import State
-from raytune_glm.worker import ENDING, NO_ROOM
+from raytune_glm.worker import NO_ROOM
 
 log = logging.getLogger(__name__)
 
@@ -137,11 +137,10 @@ class LedgerCallback(Callback):
 
     def _end(self, trial: Trial, ending: dict[str, str]) -> None:
         """End a trial as it says itself; for want of disk all of the sweep, to go on with later."""
-        if ending["state"] != NO_ROOM:
+        if ending["state"] == NO_ROOM:
+            self._stop(ending["error"])
+        else:
             self._finish(trial, State(ending["state"]), ending["error"])
-            return
-        (Path(trial.config["folder"]) / ENDING).unlink(missing_ok=True)
-        self._stop(ending["error"])
 
     def _stop(self, reason: str) -> None:
         if self.brake.reason is None:

@@ -34,10 +34,13 @@ def run_trial(config: dict[str, Any]) -> None:
     """
     from ray import tune
 
-    from raytune_glm.worker import ENDING, read_ending
+    from raytune_glm.worker import ENDING, NO_ROOM, read_ending
 
     chosen = trial_run(RunConfig.model_validate(config["base"]), config["overrides"])
     folder = Path(config["folder"])
+    left = read_ending(folder)
+    if left is not None and left["state"] == NO_ROOM:
+        (folder / ENDING).unlink()  # the same command was given again: there may be room now
     while True:
         run = ladder.applied(chosen, folder)
         # One that is there already is of an attempt whose end a kill kept from being seen.

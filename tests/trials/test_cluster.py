@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
+import psutil
 import pytest
+import ray
 
 from raytune_glm.errors import ResourceError
 from raytune_glm.trials.cluster import max_concurrent_trials
+from raytune_glm.trials.trainable import choose_network_interface
 
 EIGHT_GPUS = {"CPU": 96.0, "GPU": 8.0}
 
@@ -37,3 +42,24 @@ def test_a_trial_that_does_not_fit_is_refused_with_what_there_is() -> None:
         ResourceError, match=r"num_workers=3 of 1 CPU each do not: its 1 node\(s\) have 2 CPU"
     ):
         max_concurrent_trials([{"CPU": 2.0}], per_worker={"CPU": 1}, num_workers=3)
+
+
+def test_workers_talk_over_the_interface_that_holds_their_nodes_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "to be restored")
+        monkeypatch.delenv(name)
+    choose_network_interface()
+    chosen = os.environ["GLOO_SOCKET_IFNAME"]
+    assert os.environ["NCCL_SOCKET_IFNAME"] == chosen
+    addresses = {address.address for address in psutil.net_if_addrs()[chosen]}
+    assert ray.util.get_node_ip_address() in addresses
+
+
+def test_an_interface_that_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine0")
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "mine1")
+    choose_network_interface()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "mine0"
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "mine1"

@@ -43,7 +43,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_the_trial_goes_on_from
     assert reports[-1]["ending"]["state"] == "NO_ROOM"
     error = reports[-1]["ending"]["error"]
     assert "the checkpoint of step 4 cannot be written" in error
-    assert "its last one, state/step-000002, is whole" in error
+    assert "the last one, state/step-000002, is whole" in error
     assert [path.name for path in (cut / "checkpoint/state").iterdir()] == ["step-000002"]
     assert [path.name for path in (cut / "checkpoint/adapter").iterdir()] == ["step-000002"]
 
