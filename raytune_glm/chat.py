@@ -11,7 +11,7 @@ import io
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from raytune_glm.command import choose_device, exit_status
@@ -161,6 +161,9 @@ def _write(piece: str) -> None:
 def _questions() -> Iterator[str]:
     """Give the user's lines, blank ones left out, up to `stop` or the end of the input."""
     at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        with suppress(ImportError):
+            import readline  # noqa: F401 - lets `input` edit a line, wide characters included
     while True:
         try:
             line = input("\nYou: ") if at_terminal else sys.stdin.readline()

@@ -21,8 +21,8 @@ PACKAGE = "raytune_glm"
 
 LAYERS = (
     ("sweep", "merge", "predict", "chat"),
-    ("trials", "report", "merging"),
-    ("worker", "score", "ladder", "tuned", "prediction", "conversation"),
+    ("trials", "report"),
+    ("worker", "score", "ladder", "tuned", "prediction", "conversation", "merging"),
     ("engine", "evaluate", "answering", "checkpoint"),
     ("config",),
     ("data", "methods"),
