@@ -248,14 +248,13 @@ def _fitting_base(
             if settings.path == recorded
             else str(error)
         ) from error
-    try:
-        method.check_saved(trained, checkpoint.shape, checkpoint.family)
-    except ModelError as error:
+    reason = method.misfit(trained, checkpoint.shape, checkpoint.family)
+    if reason is not None:
         told = recorded or "a base that its files do not name"
         raise ModelError(
             f"{trained} was trained on {told} and does not fit the base {settings.path} "
-            f"({checkpoint.family.name}): {error}. Give its own base as model.path=<folder>."
-        ) from error
+            f"({checkpoint.family.name}): {reason}. Give its own base as model.path=<folder>."
+        )
     return checkpoint
 
 

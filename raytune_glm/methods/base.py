@@ -87,11 +87,16 @@ class Method(BaseModel, ABC):
         """
 
     @abstractmethod
-    def check_saved(self, folder: Path, shape: ModelShape, family: Family) -> None:
-        """Refuse what `save` wrote for a model of other sizes, as far as can be told without torch.
+    def misfit(self, folder: Path, shape: ModelShape, family: Family) -> str | None:
+        """Say what of that which `save` wrote does not fit a model of these sizes.
+
+        It is told without torch where the file is safetensors.
+
+        Returns:
+            Words that follow "does not fit the base:"; None where all fits, or cannot be told.
 
         Raises:
-            ModelError: What does not fit, in words that follow "does not fit the base:".
+            ModelError: A file is broken, or there is nothing in it.
         """
 
     @abstractmethod

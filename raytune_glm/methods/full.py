@@ -46,9 +46,9 @@ class Full(Method):
         saved_weights.read_weights(model, folder, names=names)
         return model
 
-    def check_saved(self, folder: Path, shape: ModelShape, family: Family) -> None:
-        """See `Method.check_saved`."""
-        saved_weights.check_parameters(folder, shape)
+    def misfit(self, folder: Path, shape: ModelShape, family: Family) -> str | None:
+        """See `Method.misfit`."""
+        return saved_weights.parameters_misfit(folder, shape)
 
     def changes(self, folder: Path) -> Changes:
         """See `Method.changes`: each trained weight takes the place of the base's."""

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from raytune_glm.errors import ConfigError
 from raytune_glm.methods.base import Method
 from raytune_glm.methods.changes import Changes
-from raytune_glm.methods.lora_changes import check_adapted, lora_changes
+from raytune_glm.methods.lora_changes import adapted_misfit, lora_changes
 from raytune_glm.methods.weights import require_saved
 
 if TYPE_CHECKING:
@@ -176,9 +176,9 @@ class LoRA(Method):
 
         return PeftModel.from_pretrained(model, str(folder))  # type: ignore[return-value]
 
-    def check_saved(self, folder: Path, shape: ModelShape, family: Family) -> None:
-        """See `Method.check_saved`: every adapted module must be there, in its size."""
-        check_adapted(folder, shape)
+    def misfit(self, folder: Path, shape: ModelShape, family: Family) -> str | None:
+        """See `Method.misfit`: every adapted module must be there, in its size."""
+        return adapted_misfit(folder, shape)
 
     def changes(self, folder: Path) -> Changes:
         """See `Method.changes`."""

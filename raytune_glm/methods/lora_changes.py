@@ -75,29 +75,42 @@ def lora_changes(folder: Path) -> Changes:
     return Changes(by_name=changes, ties_hold=False)
 
 
-def check_adapted(folder: Path, shape: ModelShape) -> None:
-    """Refuse an adapter that was made for other modules than a model has. Imports no torch.
+def adapted_misfit(folder: Path, shape: ModelShape) -> str | None:
+    """Say which module of an adapter a model lacks, or has in another size; None where all fit.
 
     Raises:
-        ModelError: The first module that the model lacks, or has in another size.
+        ModelError: The adapter is broken, or empty.
     """
-    if not (folder / WEIGHTS).is_file():
-        return  # `.bin` takes torch to read; loading it tells the same, later
     linears = {linear.name: linear for linear in shape.linears}
-    for key, header in folders.read_header(folder / WEIGHTS).items():
+    sizes = _sizes(folder)
+    if not any(_MARK in key for key in sizes):
+        raise ModelError(
+            f"an adapter must hold what was trained, but the file in {folder} holds no LoRA "
+            f"weights ({len(sizes)} tensors): it was saved empty, so there is nothing to use."
+        )
+    for key, size in sizes.items():
         module, mark, part = _name(key).partition(_MARK)
         if not mark or part.partition(".")[0] not in ("A", "B"):
             continue
         if module not in linears:
             if f"{module}.weight" in shape.parameters:
                 continue
-            raise ModelError(f"it adapts {module}, which the model does not have")
+            return f"it adapts {module}, which the model does not have"
         is_input = part.startswith("A")
-        size = linears[module].in_features if is_input else linears[module].out_features
-        found = header.shape[1] if is_input else header.shape[0]
-        if found != size:
+        wanted = linears[module].in_features if is_input else linears[module].out_features
+        found = size[1] if is_input else size[0]
+        if found != wanted:
             side = "inputs" if is_input else "outputs"
-            raise ModelError(f"it adapts {module} with {found} {side}, and the model's has {size}")
+            return f"it adapts {module} with {found} {side}, and the model's has {wanted}"
+    return None
+
+
+def _sizes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Give the shape of each tensor in an adapter; of a safetensors file, without torch."""
+    if (folder / WEIGHTS).is_file():
+        headers = folders.read_header(folder / WEIGHTS)
+        return {name: header.shape for name, header in headers.items()}
+    return {name: tuple(tensor.shape) for name, tensor in _read(folder).items()}
 
 
 def _refuse_unknown(config: Mapping[str, Any], folder: Path) -> None:

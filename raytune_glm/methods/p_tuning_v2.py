@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from raytune_glm.errors import ConfigError, ModelError
+from raytune_glm.errors import ConfigError
 from raytune_glm.methods import peft_format
 from raytune_glm.methods import weights as saved_weights
 from raytune_glm.methods.base import Method
@@ -107,24 +107,24 @@ class PTuningV2(Method):
         saved_weights.read_weights(model, folder, names=names)
         return model
 
-    def check_saved(self, folder: Path, shape: ModelShape, family: Family) -> None:
-        """See `Method.check_saved`: the prefix has a key and a value a layer and head."""
+    def misfit(self, folder: Path, shape: ModelShape, family: Family) -> str | None:
+        """See `Method.misfit`: the prefix has a key and a value a layer and head."""
         values = 2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim
         if (folder / peft_format.WEIGHTS).is_file():
             if family.has_own_prefix:
-                raise ModelError(f"a {family.name} model takes its published prefix, not PEFT's")
-            peft_format.check_width(folder, values)
-            return
+                return f"a {family.name} model takes its published prefix, and this is PEFT's"
+            return peft_format.width_misfit(folder, values)
         if not family.has_own_prefix:
-            raise ModelError(f"it is the prefix of a ChatGLM model, and this is {family.name}")
+            return f"it is the prefix of a ChatGLM model, and the model is {family.name}"
         if (folder / saved_weights.WEIGHTS).is_file():
             wanted = family.prefix_embedding_size(shape) if self.projection else values
             for name, header in folders.read_header(folder / saved_weights.WEIGHTS).items():
                 if name.endswith("embedding.weight") and header.shape[1] != wanted:
-                    raise ModelError(
+                    return (
                         f"its virtual tokens have {header.shape[1]} values, and the model's "
                         f"{wanted}"
                     )
+        return None
 
     def changes(self, folder: Path) -> Changes:
         """See `Method.changes`: a prefix is none."""

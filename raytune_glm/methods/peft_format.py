@@ -62,19 +62,18 @@ def read_prompt(folder: Path) -> Tensor:
     return saved[_PROMPT]
 
 
-def check_width(folder: Path, width: int) -> None:
-    """Refuse virtual tokens of another width than a model's, without importing torch.
+def width_misfit(folder: Path, width: int) -> str | None:
+    """Say that virtual tokens are of another width than a model's; None where they fit.
 
     Raises:
-        ModelError: They are.
+        ModelError: The file is broken.
     """
     if not (folder / WEIGHTS).is_file():
-        return  # loading tells it
+        return None  # loading tells it
     header = folders.read_header(folder / WEIGHTS).get(_PROMPT)
-    if header is not None and header.shape[-1] != width:
-        raise ModelError(
-            f"its virtual tokens have {header.shape[-1]} values, and the model's {width}"
-        )
+    if header is None or header.shape[-1] == width:
+        return None
+    return f"its virtual tokens have {header.shape[-1]} values, and the model's {width}"
 
 
 def fill(embedding: nn.Embedding, prompt: Tensor, folder: Path) -> None:

@@ -89,9 +89,9 @@ class PromptTuning(Method):
         peft_format.fill(prompt, saved, folder)
         return model
 
-    def check_saved(self, folder: Path, shape: ModelShape, family: Family) -> None:
-        """See `Method.check_saved`: a virtual token is as wide as a word."""
-        peft_format.check_width(folder, shape.hidden_size)
+    def misfit(self, folder: Path, shape: ModelShape, family: Family) -> str | None:
+        """See `Method.misfit`: a virtual token is as wide as a word."""
+        return peft_format.width_misfit(folder, shape.hidden_size)
 
     def changes(self, folder: Path) -> Changes:
         """See `Method.changes`: a prompt is none."""

@@ -114,22 +114,23 @@ def read_weights(
     model.load_state_dict(wanted, strict=False)
 
 
-def check_parameters(folder: Path, shape: ModelShape) -> None:
-    """Refuse weights that are no parameters of a model, or of other sizes. Imports no torch.
+def parameters_misfit(folder: Path, shape: ModelShape) -> str | None:
+    """Say which saved weight is no parameter of a model, or of another size; None where all fit.
 
     Raises:
-        ModelError: The first such weight.
+        ModelError: The file is broken.
     """
     if not (folder / WEIGHTS).is_file():
-        return  # `.bin` takes torch to read; loading it tells the same, later
+        return None  # `.bin` takes torch to read; loading it tells the same, later
     for name, header in folders.read_header(folder / WEIGHTS).items():
         if name not in shape.parameters:
-            raise ModelError(f"it has {name}, which the model does not have")
+            return f"it has {name}, which the model does not have"
         if prod(header.shape) != shape.parameters[name]:
-            raise ModelError(
+            return (
                 f"its {name} has {prod(header.shape)} values, and the model's "
                 f"{shape.parameters[name]}"
             )
+    return None
 
 
 def replacing_changes(folder: Path) -> Changes:

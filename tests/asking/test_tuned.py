@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from raytune_glm import chat, merge, predict
 from raytune_glm.errors import ConfigError, ModelError
@@ -155,6 +156,42 @@ def test_an_adapter_of_a_base_of_another_size_is_refused_with_the_module(tmp_pat
     adapter = write_adapter(small, tmp_path / "adapter", seed=1)
     with pytest.raises(ModelError, match=r"mlp\.\w+ with 48 (in|out)puts, and the model's has 64"):
         find(str(adapter), [f"model.path={large}"])
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_an_adapter_that_was_saved_empty_is_refused(
+    results: Path, tmp_path: Path, file: str
+) -> None:
+    # Alpaca-LoRA's users had adapter files of 443 bytes: loading them changes nothing, in silence.
+    adapter = Path(shutil.copytree(results / "best", tmp_path / "mine"))
+    (adapter / "adapter_model.safetensors").unlink()
+    save: Any = save_file if file.endswith("safetensors") else torch.save
+    save({}, adapter / file)
+    with pytest.raises(ModelError, match=r"mine holds no LoRA weights \(0 tensors\): it was saved"):
+        find(str(adapter))
+
+
+def test_an_adapter_that_was_cut_short_is_called_damaged(results: Path, tmp_path: Path) -> None:
+    adapter = Path(shutil.copytree(results / "best", tmp_path / "mine"))
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"^the weight file .* is damaged: it has \d+ bytes"):
+        find(str(adapter))
+
+
+@pytest.mark.parametrize("kind", ["prefix", "prompt"])
+def test_virtual_tokens_of_a_base_of_another_size_are_refused(tmp_path: Path, kind: str) -> None:
+    from raytune_glm.methods import PromptTuning
+
+    small = write_llama(tmp_path / "small")
+    large = write_llama(tmp_path / "large", hidden_size=64)
+    method = {"prefix": PTuningV2(), "prompt": PromptTuning()}[kind]
+    model: Any = method.apply(load_model(small), find(str(small)).checkpoint.family)
+    weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    method.save(model, weights, tmp_path / "adapter")
+    assert find(str(tmp_path / "adapter")).base.path == str(small)
+    with pytest.raises(ModelError, match=r"large \(llama\): its virtual tokens have \d+ values"):
+        find(str(tmp_path / "adapter"), [f"model.path={large}"])
 
 
 @pytest.mark.parametrize(
