@@ -24,8 +24,8 @@ from raytune_glm import files
 from raytune_glm.errors import StorageError
 
 if TYPE_CHECKING:
-    from raytune_glm.engine.deepspeed import DeepSpeedEngine
     from raytune_glm.engine.probe import Probe
+    from raytune_glm.engine.trainer import Trainer
     from raytune_glm.methods import Method
 
 INDEX = "index.json"
@@ -71,7 +71,7 @@ class Checkpoints:
         self._limit = save_total_limit
         self._probe = probe
 
-    def resume(self, engine: DeepSpeedEngine) -> dict[str, Any] | None:
+    def resume(self, engine: Trainer) -> dict[str, Any] | None:
         """Put the engine and this rank's random streams where the last save left them.
 
         Returns:
@@ -94,7 +94,7 @@ class Checkpoints:
         loop: dict[str, Any] = saved["loop"]
         return loop
 
-    def save(self, engine: DeepSpeedEngine, *, step: int, loop: dict[str, Any], best: bool) -> None:
+    def save(self, engine: Trainer, *, step: int, loop: dict[str, Any], best: bool) -> None:
         """Save the state of a step and, where it is the best one yet, its adapter.
 
         Args:
@@ -124,7 +124,7 @@ class Checkpoints:
             raise self._out_of_room(step, error) from error
         distributed.barrier()
 
-    def _write_state(self, engine: DeepSpeedEngine, state: str, loop: dict[str, Any]) -> None:
+    def _write_state(self, engine: Trainer, state: str, loop: dict[str, Any]) -> None:
         import torch
 
         from raytune_glm.engine import distributed
@@ -134,7 +134,7 @@ class Checkpoints:
         own = self._folder / state / f"loop-{distributed.rank()}.pt"
         torch.save({"loop": loop, "random": _random_state()}, own)
 
-    def _write_adapter(self, engine: DeepSpeedEngine, adapter: str) -> None:
+    def _write_adapter(self, engine: Trainer, adapter: str) -> None:
         """Save what was trained, and make sure that it is on disk, whole, and worth having."""
         from raytune_glm.engine import distributed
 

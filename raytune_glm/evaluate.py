@@ -63,19 +63,51 @@ class Evaluator:
         Returns:
             The values, combined over the ranks.
         """
-        generated = [
-            m for m in map(METRICS.__getitem__, self.metrics) if isinstance(m, AnswerMetric)
-        ]
         with _evaluating(model):
             values = {"eval_loss": self._loss(model, device, in_step=in_step)}
-            if not generated:
-                return Evaluation(values=values, answers=None)
+        return self.score_answers(model, device, values=values, in_step=in_step)
+
+    def score_answers(
+        self,
+        model: PreTrainedModel,
+        device: torch.device,
+        *,
+        values: dict[str, float],
+        in_step: bool = False,
+    ) -> Evaluation:
+        """Add the metrics of generated answers, if there are any, to the values found so far."""
+        if not self.needs_answers:
+            return Evaluation(values=values, answers=None)
+        with _evaluating(model):
             answers = self._answers(model, device, in_step=in_step)
+        return self.judge(answers, values=values)
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether some metric is one of generated answers."""
+        return bool(self._answer_metrics())
+
+    def _answer_metrics(self) -> list[AnswerMetric]:
+        found = map(METRICS.__getitem__, self.metrics)
+        return [metric for metric in found if isinstance(metric, AnswerMetric)]
+
+    def judge(self, answers: list[str], *, values: dict[str, float]) -> Evaluation:
+        """Add the metrics of answers, one a row in the rows' order, to the values found so far."""
         references = [tuple(references) for references in self.rows["references"]]
-        for metric in generated:
+        judged = dict(values)
+        for metric in self._answer_metrics():
             scores = metric.score(answers, references)
-            values[metric.name] = weighted_mean(sum(scores), len(scores))
-        return Evaluation(values=values, answers=answers)
+            judged[metric.name] = weighted_mean(sum(scores), len(scores))
+        return Evaluation(values=judged, answers=answers)
+
+    def prompts(self, rows: Sequence[int]) -> list[list[int]]:
+        """The ids to generate from, of the rows of these numbers."""
+        return [self.rows[row]["prompt_ids"] for row in rows]
+
+    def by_prompt_length(self) -> list[int]:
+        """Row numbers, the shortest prompt first."""
+        lengths = [len(ids) for ids in self.rows["prompt_ids"]]
+        return sorted(range(len(lengths)), key=lengths.__getitem__)
 
     def _loss(self, model: PreTrainedModel, device: torch.device, *, in_step: bool) -> float:
         """Mean cross entropy over all label tokens of all rows, none counted twice."""
@@ -98,8 +130,7 @@ class Evaluator:
         greedy = Sampling(max_new_tokens=self.max_new_tokens)
         found: list[tuple[int, str]] = []
         for indices, counts in self._own_batches("prompt_ids", in_step=in_step):
-            prompts = [self.rows[i]["prompt_ids"] for i in indices]
-            answers = speaker.generate(prompts, greedy, synced_gpus=in_step)
+            answers = speaker.generate(self.prompts(indices), greedy, synced_gpus=in_step)
             if counts:
                 found += zip(indices, map(speaker.text, answers), strict=True)
         texts = dict(distributed.gather_lists(found))

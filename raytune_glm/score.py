@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raytune_glm.config import RunConfig
 from raytune_glm.data import Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from raytune_glm.data.store import EncodedData
+    from raytune_glm.models.family import Family
 
 
 def score_adapter(
@@ -31,13 +38,30 @@ def score_adapter(
     """
     from raytune_glm.data import encode_splits
     from raytune_glm.engine.process import choose_accelerator
-    from raytune_glm.evaluate import Evaluator
 
     device = choose_accelerator()
     family = run.model.inspect().family
     tokenizer = run.model.load_tokenizer()
     data = encode_splits(run.data, family=family, tokenizer=tokenizer, cache_dir=data_cache)
     model = run.method.load(run.model.load(str(device)), adapter)
+    return score_model(
+        model, run, data=data, family=family, tokenizer=tokenizer, metrics=metrics, splits=splits
+    )
+
+
+def score_model(
+    model: PreTrainedModel,
+    run: RunConfig,
+    *,
+    data: EncodedData,
+    family: Family,
+    tokenizer: PreTrainedTokenizerBase,
+    metrics: Sequence[str],
+    splits: Sequence[Split],
+) -> dict[str, dict[str, float]]:
+    """Score a model that has its adapter on it; see `score_adapter`."""
+    from raytune_glm.evaluate import Evaluator
+
     rows = {"train": data.train, "dev": data.dev, "test": data.test}
     scores: dict[str, dict[str, float]] = {}
     for split in splits:
@@ -51,5 +75,5 @@ def score_adapter(
                 batch_size=run.train.eval_batch_size,
                 max_new_tokens=run.train.max_new_tokens,
             )
-            scores[split] = evaluator.evaluate(model, device).values
+            scores[split] = evaluator.evaluate(model, model.device).values
     return scores

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,7 @@ def _run_trials(
     from raytune_glm.metrics import METRICS
     from raytune_glm.report.ranking import winner
     from raytune_glm.trials import cluster
+    from raytune_glm.trials.hosts import Hosts
     from raytune_glm.trials.leftovers import written_down
     from raytune_glm.trials.ops import prepare_hosts
     from raytune_glm.trials.progress import Progress
@@ -131,11 +133,14 @@ def _run_trials(
     from raytune_glm.trials.tuner import run_trials
 
     ray_log = results.root / "ray.log"
-    _encode(sweep, results)
+    hosts = None
     try:
-        with written_down(results):
+        # Aside, while Ray's processes start: they would end with any other thread than this one.
+        with ThreadPoolExecutor(1) as aside, written_down(results):
+            encoded = aside.submit(_encode, sweep, results)
             cluster.connect(sweep.run.ray_address, log_file=ray_log)
-        placement = cluster.place(sweep, precisions=plan.precisions)
+            encoded.result()
+        placement = cluster.place(sweep, precisions=plan.precisions, is_packed=plan.is_packed)
         console.print(f"cluster    {placement.describe()}", highlight=False)
         if plan.compiled_ops:
             names = ", ".join(sorted(plan.compiled_ops))
@@ -144,19 +149,31 @@ def _run_trials(
                 prepare_hosts(plan.compiled_ops, per_worker=placement.per_worker)
         progress = Progress(console, sweep.search, mode=ledger.mode, rows=ledger.rows.values())
         out_of_time = False
-        if ledger.num_left:
-            with printing_to(ray_log), progress:
-                out_of_time = run_trials(
-                    sweep, results, ledger, progress, max_steps=plan.max_steps, placement=placement
-                )
+        with printing_to(ray_log):
+            if plan.is_packed:
+                hosts = Hosts(sweep, results, placement)
+                hosts.start()
+            if ledger.num_left:
+                with progress:
+                    out_of_time = run_trials(
+                        sweep,
+                        results,
+                        ledger,
+                        progress,
+                        max_steps=plan.max_steps,
+                        placement=placement,
+                        hosts=hosts,
+                    )
         best = winner(ledger.rows.values(), METRICS[sweep.search.metric])
         is_over = out_of_time or not (ledger.num_left or ledger.live)
         if best is not None and is_over:
             console.print(f"trial {best.number:<4} [blue]scoring[/blue]    the saved adapter")
             with printing_to(ray_log):
-                take_receipt(sweep, results, best, placement)
+                take_receipt(sweep, results, best, placement, hosts)
         return out_of_time
     finally:
+        if hosts is not None:
+            hosts.close()
         ray.shutdown()
 
 

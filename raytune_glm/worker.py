@@ -187,12 +187,13 @@ class _Trial:
         from raytune_glm.evaluate import Evaluator
 
         device = choose_accelerator()
-        _seed(run.train.seed)
         family = run.model.inspect().family
         tokenizer = run.model.load_tokenizer()
         data = encode_splits(run.data, family=family, tokenizer=tokenizer, cache_dir=data_cache)
         with spreading_weights(run, device) as place:
-            model = run.method.apply(run.model.load(place), family)
+            base = run.model.load(place)
+            _seed(run.train.seed)  # loading may have drawn
+            model = run.method.apply(base, family)
         if run.train.gradient_checkpointing:
             # Without reentrance, frozen inputs may stay without a gradient of their own.
             model.activation_checkpointing_enable({"use_reentrant": False})
@@ -229,7 +230,7 @@ class _Trial:
         saved = self._checkpoints.resume(self._engine)
         state = LoopState() if saved is None else LoopState(**saved)
         if self._is_first:
-            _drop_lines_after(self._folder / "train.jsonl", state.step)
+            drop_lines_after(self._folder / "train.jsonl", state.step)
         return state
 
     def step(self, step: int) -> tuple[int, StepStats]:
@@ -287,23 +288,8 @@ class _Trial:
         if is_best:
             state.best = value
             if self._is_first and evaluation.answers is not None:
-                self._write_predictions(evaluation.answers)
+                write_predictions(self._folder, self._evaluator.rows, evaluation.answers)
         self._checkpoints.save(self._engine, step=state.step, loop=asdict(state), best=is_best)
-
-    def _write_predictions(self, answers: list[str]) -> None:
-        lines = [
-            json.dumps(
-                {"source": source, "prediction": answer, "references": references},
-                ensure_ascii=False,
-            )
-            for source, references, answer in zip(
-                self._evaluator.rows["source"],
-                self._evaluator.rows["references"],
-                answers,
-                strict=True,
-            )
-        ]
-        files.write_text(self._folder / "predictions.jsonl", "\n".join(lines) + "\n")
 
     def report(self, state: LoopState, stats: StepStats, evaluation: Evaluation) -> dict[str, Any]:
         """The plain data that an evaluation is reported as."""
@@ -337,7 +323,20 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
+def write_predictions(folder: Path, rows: Dataset, answers: list[str]) -> None:
+    """Write what a model answered to each row into a trial's folder, beside what it should have."""
+    lines = [
+        json.dumps(
+            {"source": source, "prediction": answer, "references": references}, ensure_ascii=False
+        )
+        for source, references, answer in zip(
+            rows["source"], rows["references"], answers, strict=True
+        )
+    ]
+    files.write_text(folder / "predictions.jsonl", "\n".join(lines) + "\n")
+
+
+def drop_lines_after(path: Path, step: int) -> None:
     """Forget the lines of steps that a resumed trial takes again."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

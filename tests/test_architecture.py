@@ -22,6 +22,7 @@ PACKAGE = "raytune_glm"
 LAYERS = (
     ("sweep", "merge", "predict", "chat"),
     ("trials", "report"),
+    ("packing",),
     ("worker", "score", "ladder", "tuned", "prediction", "conversation", "merging"),
     ("engine", "evaluate", "answering", "checkpoint"),
     ("config",),
@@ -36,7 +37,7 @@ LIGHT_PARTS = ("config", "data", "methods", "metrics", "space", "search", "error
 """What the check of a sweep file imports: no heavy library at module level."""
 ORCHESTRATORS = ("ray", "deepspeed")
 CORE_PARTS = (
-    *("models", "methods", "data", "metrics", "evaluate", "engine.schedule"),
+    *("models", "methods", "data", "metrics", "evaluate", "engine.schedule", "packing"),
     *("tuned", "answering", "prediction", "conversation", "merging", "merge", "predict", "chat"),
 )
 """What runs in a notebook with torch, transformers and peft alone."""

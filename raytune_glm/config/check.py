@@ -14,6 +14,7 @@ from functools import partial
 from typing import NoReturn, TypeVar
 
 from raytune_glm import space as spaces
+from raytune_glm.config.execution import packing_obstacle
 from raytune_glm.config.faults import known_keys
 from raytune_glm.config.load import run_of, trial_run
 from raytune_glm.config.plan import total_steps
@@ -51,6 +52,10 @@ class Plan:
     """Every precision that a trial may have."""
     compiled_ops: frozenset[str]
     """Operations that DeepSpeed compiles on a host before every kind of trial can run there."""
+    packing_obstacle: str | None
+    """The setting that keeps some trial from training in a pack; None where all can."""
+    is_packed: bool
+    """Whether trials share packs: the user's choice, or all can."""
 
     @property
     def max_steps(self) -> int:
@@ -85,11 +90,13 @@ def check_sweep(sweep: SweepConfig) -> Plan:
         lambda run: run.method.check(model.shape, model.family),
         lambda run: _check_length(run, model),
         lambda run: _check_reports(run, sweep, num_rows(run)),
+        _check_execution,
     ):
         for run in runs:
             _attempt(faults, partial(check, run))
     if faults:
         _refuse(faults)
+    obstacles = [found for run in runs if (found := packing_obstacle(run)) is not None]
     return Plan(
         model=model,
         rows=rows,
@@ -98,6 +105,8 @@ def check_sweep(sweep: SweepConfig) -> Plan:
         tokens_per_step=_span(run.train.batch_size * run.data.max_length for run in runs),
         precisions=frozenset(run.model.precision for run in runs),
         compiled_ops=frozenset(op for run in runs for op in run.deepspeed.compiled_ops),
+        packing_obstacle=obstacles[0] if obstacles else None,
+        is_packed=sweep.run.execution != "solo" and not obstacles,
     )
 
 
@@ -195,6 +204,16 @@ def _check_length(run: RunConfig, model: Checkpoint) -> None:
         raise ConfigError(
             f"data.max_length must be at most {limit - taken}, the longest sequence of this "
             f"model{besides}, but got max_length={run.data.max_length}"
+        )
+
+
+def _check_execution(run: RunConfig) -> None:
+    """A pack that the user asks for must be able to hold every trial."""
+    obstacle = packing_obstacle(run) if run.run.execution == "packed" else None
+    if obstacle is not None:
+        raise ConfigError(
+            "run.execution must not be packed for trials that cannot share a base, but got "
+            f"{obstacle}: write run.execution=auto, or leave that setting out"
         )
 
 

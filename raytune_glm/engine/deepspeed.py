@@ -20,9 +20,10 @@ import torch
 from raytune_glm.config.deepspeed_config import deepspeed_config
 from raytune_glm.config.rates import names_by_rate
 from raytune_glm.engine import distributed
+from raytune_glm.engine.probe import last_logits
 from raytune_glm.engine.process import join_process_group, load_ops
+from raytune_glm.engine.refusals import refuse_non_finite, refuse_zero
 from raytune_glm.engine.schedule import learning_rate_factor
-from raytune_glm.errors import NonFiniteLossError, ZeroLossError
 from raytune_glm.models.family import IGNORED_LABEL
 
 if TYPE_CHECKING:
@@ -149,8 +150,8 @@ class DeepSpeedEngine:
             own_sum += float(loss.detach()) * label_tokens
         [total] = distributed.sum_over_ranks([own_sum], self.device)
         mean_loss = total / num_label_tokens
-        self._refuse_non_finite("loss", mean_loss, step)
-        self._refuse_zero(mean_loss, step)
+        refuse_non_finite("loss", mean_loss, step, self._run)
+        refuse_zero(mean_loss, step, self._run)
         learning_rate = self._engine.get_lr()[0]
         plain_norm = self._plain_grad_norm()
         self._engine.step()
@@ -160,7 +161,8 @@ class DeepSpeedEngine:
         scaler_works = self._run.model.precision == "fp16"
         if not scaler_works or self._skipped_in_a_row > MAX_SKIPPED_STEPS:
             # Without a scaler DeepSpeed skips a step for one reason alone.
-            self._refuse_non_finite("gradient norm", math.inf if skipped else grad_norm, step)
+            norm = math.inf if skipped else grad_norm
+            refuse_non_finite("gradient norm", norm, step, self._run)
         return StepStats(
             loss=mean_loss,
             grad_norm=grad_norm if math.isfinite(grad_norm) else None,
@@ -175,33 +177,6 @@ class DeepSpeedEngine:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
-    def _refuse_non_finite(self, what: str, value: float, step: int) -> None:
-        if math.isfinite(value):
-            return
-        train = self._run.train
-        likely = (
-            "model.precision fp16 overflowed (use bf16 or fp32), or train.learning_rate"
-            if self._run.model.precision == "fp16"
-            else "train.learning_rate"
-        )
-        raise NonFiniteLossError(
-            f"the {what} became {value} at step {step}; the likely cause "
-            f"is that {likely}={train.learning_rate:g} is too high: lower it, lengthen "
-            f"train.warmup_ratio={train.warmup_ratio:g}, or set train.max_grad_norm"
-        )
-
-    def _refuse_zero(self, loss: float, step: int) -> None:
-        if loss != 0.0:
-            return
-        model = self._run.model
-        stored = f" and model.quantization={model.quantization}" if model.quantization else ""
-        raise ZeroLossError(
-            f"the loss became exactly 0 at step {step}, so that nothing is learnt any more; the "
-            f"likely cause is arithmetic that broke in model.precision={model.precision}{stored} "
-            "(use bf16 or fp32, and no quantization), or rows whose answers the model has learnt "
-            "by heart (fewer steps, a lower train.learning_rate)"
-        )
-
     @property
     def applied_steps(self) -> int:
         """Optimizer steps that moved the weights: all but those that fp16's scaler skipped."""
@@ -213,13 +188,7 @@ class DeepSpeedEngine:
         Returns:
             Shape [rows, at most 16 tokens, vocabulary]; labels and dropout play no part.
         """
-        was_training = self.model.training
-        self.model.eval()
-        inputs = {name: t.to(self.device) for name, t in batch.items() if name != "labels"}
-        with torch.inference_mode():
-            logits: torch.Tensor = self.model(**inputs, use_cache=False).logits
-        self.model.train(was_training)
-        return logits[:, -16:].float().cpu()
+        return last_logits(self.model, batch, self.device)
 
     def save_state(self, folder: Path, tag: str) -> None:
         """Write what resuming needs (trained weights, optimizer, schedule) to `folder / tag`.

@@ -25,11 +25,21 @@ def describe_plan(sweep: SweepConfig, plan: Plan) -> str:
         f"{sweep.gradient_accumulation_steps} passes x {run.num_workers} worker(s), "
         f"at most {_span(plan.tokens_per_step)} tokens",
         "steps": f"{_span(plan.steps)} a trial",
-        "resources": f"{run.num_workers} worker(s) a trial, each {run.cpus_per_worker:g} CPU"
+        "execution": _execution(sweep, plan),
+        "resources": "each pack host all CPUs of its node, or a GPU and its share of them"
+        if plan.is_packed
+        else f"{run.num_workers} worker(s) a trial, each {run.cpus_per_worker:g} CPU"
         + (" and a GPU where there is one" if run.gpus_per_worker is None else "")
         + (f" and {run.gpus_per_worker:g} GPU" if run.gpus_per_worker else ""),
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
+
+
+def _execution(sweep: SweepConfig, plan: Plan) -> str:
+    if plan.is_packed:
+        return "packed, trials share one base a device"
+    why = f", since {plan.packing_obstacle} cannot be packed" if plan.packing_obstacle else ""
+    return f"solo, each trial with workers of its own{why}"
 
 
 def _span(ends: tuple[int, int]) -> str:

@@ -83,8 +83,16 @@ class Brake(Stopper):
 class LedgerCallback(Callback):
     """Tells the ledger and the terminal what Ray Tune's trials report and how they end."""
 
-    def __init__(self, ledger: Ledger, progress: Progress, budget: DiskBudget) -> None:
-        """Tell `ledger` and `progress`, and keep trials within `budget`."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        progress: Progress,
+        budget: DiskBudget,
+        *,
+        on_end: Callable[[str], None],
+    ) -> None:
+        """Tell `ledger` and `progress`, keep trials within `budget`; `on_end` hears who ended."""
+        self._on_end = on_end
         self._ledger = ledger
         self._progress = progress
         self._budget = budget
@@ -150,6 +158,7 @@ class LedgerCallback(Callback):
     def _finish(self, trial: Trial, state: State, error: str | None = None) -> None:
         row = self._ledger.finish(trial.config["number"], state, error)
         drop_state(Path(trial.config["folder"]) / "checkpoint")
+        self._on_end(row.id)
         self._progress.finished(row, self._ledger.live.values())
         self._keep_budget()
 

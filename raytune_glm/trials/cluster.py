@@ -22,30 +22,49 @@ workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class PackPlacement:
+    """How pack hosts take up the cluster."""
+
+    per_host: tuple[dict[str, float], ...]
+    """What Ray reserves for each host."""
+    pack_size: int
+    """Most trials on one host."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Placement:
     """How the trials of a sweep take up the cluster."""
 
     per_worker: dict[str, float]
-    """What Ray reserves for one worker."""
+    """What Ray reserves for one worker of a solo trial."""
     num_nodes: int
     max_concurrent: int
     """Most trials at a time."""
+    packs: PackPlacement | None = None
+    """The pack hosts, where trials are packed."""
 
     def describe(self) -> str:
         """One line for the terminal."""
         each = " + ".join(f"{amount:g} {name}" for name, amount in self.per_worker.items())
+        if self.packs is not None:
+            hosts = len(self.packs.per_host)
+            return (
+                f"{self.num_nodes} node(s), {hosts} pack host(s), room for {self.max_concurrent} "
+                "trial(s) at a time"
+            )
         return (
             f"{self.num_nodes} node(s), room for {self.max_concurrent} trial(s) at a time, "
             f"{each} a worker"
         )
 
 
-def place(sweep: SweepConfig, *, precisions: Collection[str]) -> Placement:
+def place(sweep: SweepConfig, *, precisions: Collection[str], is_packed: bool) -> Placement:
     """Work out how many trials can run at a time on the cluster that is connected.
 
     Args:
         sweep: The sweep.
         precisions: Every precision that a trial may have.
+        is_packed: Whether trials share pack hosts.
 
     Raises:
         ResourceError: Not even one trial fits, or its precision needs a device that is not there.
@@ -60,10 +79,55 @@ def place(sweep: SweepConfig, *, precisions: Collection[str]) -> Placement:
         )
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fitting = max_concurrent_trials(nodes, per_worker=per_worker, num_workers=sweep.run.num_workers)
+    if is_packed:
+        hosts = pack_hosts(nodes, per_worker=per_worker)
+        size = sweep.run.pack_size or pack_size(sweep.search.num_trials, num_hosts=len(hosts))
+        room = len(hosts) * size
+        limit = min(room, sweep.search.max_concurrent or room, sweep.search.num_trials)
+        return Placement(
+            per_worker=per_worker,
+            num_nodes=len(nodes),
+            max_concurrent=limit,
+            packs=PackPlacement(per_host=tuple(hosts), pack_size=size),
+        )
     limit = sweep.search.max_concurrent or fitting
     return Placement(
         per_worker=per_worker, num_nodes=len(nodes), max_concurrent=min(fitting, limit)
     )
+
+
+MOST_PACKED = 8
+"""Trials in a pack where the user does not say: more of them gain little on what was measured."""
+
+
+def pack_size(num_trials: int, *, num_hosts: int) -> int:
+    """Choose how many trials share a host: half of the sweep's at a time, that those may learn."""
+    return max(1, min(MOST_PACKED, math.ceil(num_trials / 2 / num_hosts)))
+
+
+def pack_hosts(
+    nodes: Iterable[Mapping[str, float]], *, per_worker: Mapping[str, float]
+) -> list[dict[str, float]]:
+    """Work out the pack hosts of a cluster: one a GPU, or one a node where workers use no GPU.
+
+    A host has all CPUs of its node, or its GPU's share of them: nothing else of the sweep needs any
+    while it runs.
+
+    Args:
+        nodes: Resources of each living node.
+        per_worker: What one worker of a solo trial takes.
+
+    Returns:
+        What Ray reserves for each host.
+    """
+    hosts: list[dict[str, float]] = []
+    for node in nodes:
+        cpus, gpus = math.floor(node.get("CPU", 0)), math.floor(node.get("GPU", 0))
+        if per_worker.get("GPU"):
+            hosts += [{"CPU": max(1, cpus // gpus), "GPU": 1.0}] * gpus if gpus else []
+        elif cpus:
+            hosts.append({"CPU": float(cpus)})
+    return hosts
 
 
 def connect(address: str, *, log_file: Path) -> None:

@@ -191,6 +191,7 @@ class Ledger:
             peak_memory_bytes=last.get("peak_memory_bytes"),
             trainable_parameters=last.get("trainable_parameters"),
             ladder=ladder.changes_of(self._results.trial(live.id)),
+            execution=last.get("execution", "solo"),
             error=error,
         )
         self._results.add(row)

@@ -15,6 +15,8 @@ from raytune_glm import files
 from raytune_glm.checkpoint import best_adapter
 from raytune_glm.config import RunConfig, SweepConfig, run_of, trial_run
 from raytune_glm.trials.cluster import Placement
+from raytune_glm.trials.hosts import Hosts
+from raytune_glm.trials.packed import HostGoneError
 from raytune_glm.trials.records import ResultsFolder, TrialRow
 from raytune_glm.trials.trainable import hide_unreserved_gpus
 
@@ -34,39 +36,48 @@ def read_receipt(results: ResultsFolder, row: TrialRow) -> Scores | None:
 
 
 def take_receipt(
-    sweep: SweepConfig, results: ResultsFolder, row: TrialRow, placement: Placement
+    sweep: SweepConfig,
+    results: ResultsFolder,
+    row: TrialRow,
+    placement: Placement,
+    hosts: Hosts | None,
 ) -> None:
-    """Score a trial's adapter on a worker of the cluster, once; what goes wrong is told in the log.
+    """Score a trial's adapter on the cluster, once; what goes wrong is told in the log.
 
     Args:
         sweep: The sweep.
         results: Its folder; `scores.json` is written in the trial's.
         row: The trial.
         placement: What a worker takes.
+        hosts: The pack hosts, one of which then does it; none: a worker of its own.
     """
     import ray
 
     adapter = best_adapter(results.trial(row.id) / "checkpoint", step=row.best_step)
     assert adapter is not None, "a trial with a best evaluation has its adapter"
+    asked = {
+        "run": trial_run(run_of(sweep), {**row.params, **row.ladder}).model_dump(mode="json"),
+        "adapter": str(adapter),
+        "data_cache": str(results.data),
+        "metrics": sorted({sweep.search.metric, *sweep.train.metrics}),
+        "splits": ("dev", "test"),
+    }
     per_worker = placement.per_worker
-    task = ray.remote(num_cpus=per_worker["CPU"], num_gpus=per_worker.get("GPU", 0), max_retries=0)(
-        _score
-    )
     try:
-        scores = ray.get(
-            task.remote(
-                {
-                    "run": trial_run(run_of(sweep), {**row.params, **row.ladder}).model_dump(
-                        mode="json"
-                    ),
-                    "adapter": str(adapter),
-                    "resources": per_worker,
-                    "data_cache": str(results.data),
-                    "metrics": sorted({sweep.search.metric, *sweep.train.metrics}),
-                }
-            )
-        )
-    except (ray.exceptions.RayError, KeyboardInterrupt):
+        if hosts is not None:
+            scores = hosts.score(asked)
+        else:
+            task = ray.remote(
+                num_cpus=per_worker["CPU"], num_gpus=per_worker.get("GPU", 0), max_retries=0
+            )(_score)
+            scores = ray.get(task.remote({**asked, "resources": per_worker}))
+    except (
+        ray.exceptions.RayError,
+        RuntimeError,
+        ConnectionError,
+        HostGoneError,
+        KeyboardInterrupt,
+    ):
         # A base that only several workers hold together does not fit into one: the sweep stands.
         log.exception("the winner's saved adapter could not be scored")
         return
@@ -82,5 +93,5 @@ def _score(config: dict[str, Any]) -> Scores:
         Path(config["adapter"]),
         data_cache=Path(config["data_cache"]),
         metrics=config["metrics"],
-        splits=("dev", "test"),
+        splits=config["splits"],
     )

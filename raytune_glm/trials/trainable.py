@@ -139,7 +139,7 @@ def work(config: dict[str, Any]) -> None:
 
     rank = ray.train.get_context().get_world_rank()
     folder = Path(config["folder"])
-    _log_to(folder / "worker.log" if rank == 0 else folder / f"worker-{rank}.log")
+    log_to(folder / "worker.log" if rank == 0 else folder / f"worker-{rank}.log")
 
     from raytune_glm.trials.occupancy import enter_device
     from raytune_glm.worker import train
@@ -161,7 +161,8 @@ def work(config: dict[str, Any]) -> None:
     )
 
 
-def _log_to(path: Path) -> None:
+def log_to(path: Path) -> None:
+    """Have this process log, warnings included, to a file."""
     from raytune_glm.log import log_to_file
 
     handler = log_to_file(path)

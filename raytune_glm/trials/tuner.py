@@ -14,7 +14,9 @@ from raytune_glm.metrics import METRICS
 from raytune_glm.trials.bridge import LedgerCallback, LedgerSearcher
 from raytune_glm.trials.cluster import TRIAL_RESOURCES, Placement
 from raytune_glm.trials.disk import DiskBudget
+from raytune_glm.trials.hosts import Hosts
 from raytune_glm.trials.ledger import Ledger
+from raytune_glm.trials.packed import PackedTrial
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import ResultsFolder, State
 from raytune_glm.trials.trainable import run_trial
@@ -28,6 +30,7 @@ def run_trials(
     *,
     max_steps: int,
     placement: Placement,
+    hosts: Hosts | None,
 ) -> bool:
     """Run what is left of a sweep; returns when it is over, out of time, or interrupted by Ctrl-C.
 
@@ -40,6 +43,7 @@ def run_trials(
         progress: The terminal.
         max_steps: Optimizer steps of the longest trial.
         placement: How the trials take up the cluster.
+        hosts: The pack hosts, where trials are packed.
 
     Returns:
         Whether the time budget ended them.
@@ -50,24 +54,30 @@ def run_trials(
     ray_folder = results.root / "ray"
 
     def config_of(trial_id: str, overrides: dict[str, Any]) -> dict[str, Any]:
-        return {
+        asked = {
             "base": base,
             "overrides": overrides,
             "folder": str(results.trial(trial_id)),
-            "resources": placement.per_worker,
             "metric": sweep.search.metric,
             "data_cache": str(results.data),
-            "ray_folder": str(ray_folder),
         }
+        if hosts is not None:
+            return {"folder": asked["folder"], **hosts.attachment(trial_id, asked)}
+        return {**asked, "resources": placement.per_worker, "ray_folder": str(ray_folder)}
 
+    def on_end(trial_id: str) -> None:
+        if hosts is not None:
+            hosts.release(trial_id)
+
+    trainable = run_trial if hosts is None else PackedTrial
     metric = METRICS[sweep.search.metric]
     callback = LedgerCallback(
-        ledger, progress, DiskBudget(results, sweep.run.disk_budget_gb, metric)
+        ledger, progress, DiskBudget(results, sweep.run.disk_budget_gb, metric), on_end=on_end
     )
     started = time.monotonic()
     with _quiet_tune(), _interrupt_handler_kept():
         tune.Tuner(
-            tune.with_resources(run_trial, tune.PlacementGroupFactory([TRIAL_RESOURCES])),
+            tune.with_resources(trainable, tune.PlacementGroupFactory([TRIAL_RESOURCES])),
             tune_config=tune.TuneConfig(
                 search_alg=LedgerSearcher(ledger, config_of),
                 scheduler=sweep.search.scheduler.build(
@@ -76,6 +86,7 @@ def run_trials(
                 num_samples=ledger.num_left,
                 max_concurrent_trials=placement.max_concurrent,
                 time_budget_s=sweep.search.time_budget_s,
+                reuse_actors=hosts is not None,
             ),
             run_config=tune.RunConfig(
                 name="tune",

@@ -225,6 +225,8 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
         self.prefix_encoder = _prefix_encoder(config) if config.pre_seq_len else None
         self.gradient_checkpointing = False
+        self.checks_length = True
+        """Whether a call's tokens are one row each, and not many rows in a line."""
         self.post_init()  # type: ignore[no-untyped-call] # theirs
 
     def get_input_embeddings(self) -> nn.Module:
@@ -346,7 +348,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         return past_key_values
 
     def _check_length(self, length: int) -> None:
-        if length > self.config.seq_length:
+        if self.checks_length and length > self.config.seq_length:
             raise ModelError(
                 f"a sequence must have at most seq_length={self.config.seq_length} tokens, but got "
                 f"{length}: shorten the rows or `max_new_tokens`, or use a checkpoint with a "

@@ -11,9 +11,12 @@ head size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
@@ -173,6 +176,8 @@ class ChatGLMV1Model(ChatGLMV1PreTrainedModel):
         self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
         self.prefix_encoder = _prefix_encoder(config) if config.pre_seq_len else None
         self.gradient_checkpointing = False
+        self.checks_length = True
+        """Whether a call's tokens are one row each, and not many rows in a line."""
         self.post_init()  # type: ignore[no-untyped-call] # theirs
 
     def get_input_embeddings(self) -> nn.Module:
@@ -332,7 +337,7 @@ class ChatGLMV1Model(ChatGLMV1PreTrainedModel):
 
     def _check_length(self, length: int) -> None:
         limit = self.config.max_sequence_length
-        if length > limit:
+        if self.checks_length and length > limit:
             raise ModelError(
                 f"a sequence must have at most max_sequence_length={limit} tokens, but got "
                 f"{length}: shorten the rows or `max_new_tokens`."
@@ -367,6 +372,20 @@ class ChatGLMV1ForConditionalGeneration(ChatGLMV1PreTrainedModel, GenerationMixi
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the output layer."""
         self.lm_head = new_embeddings
+
+    def row_places(self, input_ids: Sequence[int]) -> tuple[NDArray[np.int64], int]:
+        """Work out the positions of one row, and how many of its tokens are context.
+
+        Returns:
+            Both position streams, [2, tokens], or the one, [tokens]; and the count.
+
+        Raises:
+            DataError: The row has no `<sop>`, or neither `[gMASK]` nor `[MASK]`.
+        """
+        ids_1T = torch.tensor([input_ids])
+        spans = places.find_spans(ids_1T, torch.ones_like(ids_1T), self.config)
+        positions = places.positions(spans, 0, ids_1T.shape[1], self.config)[0].numpy()
+        return positions, int(spans.answer_start_B)
 
     def add_prefix(self, length: int, *, projection: bool) -> PrefixEncoder:
         """Put a new, untrained prefix before every layer (P-Tuning v2) and give it.

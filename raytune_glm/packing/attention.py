@@ -1,0 +1,160 @@
+"""Attention over a line of rows, as an attention function of transformers.
+
+A model whose attention implementation is `LINE_ATTENTION` runs SDPA on each bucket of the line that
+is being passed through it (`passing`), and plain SDPA where there is none, as in generation. Every
+architecture that goes through transformers' attention interface can therefore be packed. Read next:
+`linear`.
+
+Shape suffixes: T tokens of the line, G gathered tokens, N query heads, K key-value heads, D head
+size, B rows of a bucket, L its length, P prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from raytune_glm.models.chatglm.prefix import Prefix
+from raytune_glm.packing.line import Line
+
+LINE_ATTENTION = "raytune_glm_line"
+
+
+class LinePass:
+    """A line on its way through the model, with the learnt prefixes of its buckets."""
+
+    def __init__(self, line: Line, prefixes: Sequence[Prefix | None]) -> None:
+        """Take a line, and for each of its buckets the prefix of its rows, or None."""
+        self.line = line
+        self.prefixes = prefixes
+
+
+_passing: list[LinePass] = []
+"""The pass that is going on; at most one. Not a context variable: on a GPU the backward pass, which
+runs layers again under gradient checkpointing, is in a thread of autograd's own."""
+
+
+@contextmanager
+def passing(line_pass: LinePass) -> Iterator[None]:
+    """Have attention work on this line, forward and backward, for as long as the block runs."""
+    _passing.append(line_pass)
+    try:
+        yield
+    finally:
+        _passing.pop()
+
+
+class _Gather(torch.autograd.Function):
+    """Tokens of the line in the buckets' order. Every token comes once, but for pads."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens_TX: Tensor, line: Line) -> Tensor:
+        ctx.line = line
+        return tokens_TX.index_select(0, line.gather_G)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].index_select(0, ctx.line.back_T), None
+
+
+class _PutBack(torch.autograd.Function):
+    """Gathered tokens back in the line's order; a pad has no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens_GX: Tensor, line: Line) -> Tensor:
+        ctx.line = line
+        return tokens_GX.index_select(0, line.back_T)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gathered = gradients[0].index_select(0, ctx.line.gather_G)
+        return gathered.index_fill_(0, ctx.line.pads, 0.0), None
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each row of the line.
+
+    Args:
+        module: The attention module; its `layer_idx` says which layer's prefix comes first.
+        query: [1, N, T, D], or any other batch where no line is being passed.
+        key: [1, K, T, D].
+        value: [1, K, T, D].
+        attention_mask: Left aside where a line is being passed: it knows its rows.
+        scaling: Factor on the scores.
+        **kwargs: Passed to SDPA where no line is being passed.
+
+    Returns:
+        [1, T, N, D], and no probabilities.
+    """
+    if not _passing:
+        output: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+        return output
+    current = _passing[-1]
+    line = current.line
+    num_heads, head_dim = query.shape[1], query.shape[3]
+    parts = [
+        torch.split(_gathered(heads, line), [len(b.rows) * b.length for b in line.buckets])
+        for heads in (query, key, value)
+    ]
+    attended = []
+    for number, bucket in enumerate(line.buckets):
+        query_BNLD, key_BKLD, value_BKLD = (
+            part[number].view(len(bucket.rows), bucket.length, -1, head_dim).transpose(1, 2)
+            for part in parts
+        )
+        prefix = current.prefixes[number]
+        if prefix is not None:
+            keys_BKPD, values_BKPD = prefix[module.layer_idx]
+            key_BKLD = torch.cat((keys_BKPD, key_BKLD), dim=2)
+            value_BKLD = torch.cat((values_BKPD, value_BKLD), dim=2)
+        groups = num_heads // key_BKLD.shape[1]
+        context_BNLD = torch.nn.functional.scaled_dot_product_attention(
+            query_BNLD,
+            repeat_kv(key_BKLD, groups),
+            repeat_kv(value_BKLD, groups),
+            attn_mask=bucket.mask,
+            is_causal=bucket.mask is None,
+            scale=scaling,
+        )
+        attended.append(context_BNLD.transpose(1, 2).reshape(-1, num_heads * head_dim))
+    gathered = attended[0] if len(attended) == 1 else torch.cat(attended)
+    context_TX = gathered if line.is_gathered else _PutBack.apply(gathered, line)  # type: ignore[no-untyped-call]
+    return context_TX.view(1, line.num_tokens, num_heads, head_dim), None
+
+
+def _gathered(heads: Tensor, line: Line) -> Tensor:
+    """Tokens of the buckets, [G, heads * D]."""
+    tokens_TX = heads[0].transpose(0, 1).flatten(1)
+    if line.is_gathered:
+        return tokens_TX
+    gathered: Tensor = _Gather.apply(tokens_TX, line)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """No mask where a line is being passed; else SDPA's."""
+    if _passing:
+        return None
+    mask: Tensor | None = sdpa_mask(*args, **kwargs)
+    return mask
+
+
+AttentionInterface.register(LINE_ATTENTION, attend)
+AttentionMaskInterface.register(LINE_ATTENTION, _mask)

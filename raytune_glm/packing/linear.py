@@ -1,0 +1,189 @@
+"""The low-rank updates of several slots on one frozen linear.
+
+The base sees all slots' tokens as one matrix; each slot's update is then added to its own tokens in
+place. The backward pass is written out, so that it keeps the input once for all slots and adds
+straight to each slot's gradient. Read next: `slot`.
+
+Shape suffixes: T tokens, I inputs, O outputs, R rank, S slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One slot's update `scale * B @ A` of one linear, with where its gradients go."""
+
+    down_RI: Tensor
+    """A, in the model's precision."""
+    up_OR: Tensor
+    """B."""
+    down_grad_RI: Tensor
+    """Added to by the backward pass."""
+    up_grad_OR: Tensor
+    scale: float
+    dropout: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """An update, and the tokens that it acts on."""
+
+    update: Update
+    start: int
+    stop: int
+    kept_TI: Tensor | None
+    """What dropout multiplies the inputs with: 0 or 1 / (1 - p); none without dropout."""
+
+
+class SharedLinear(nn.Module):
+    """A frozen linear with the updates of whichever slots pass through it."""
+
+    def __init__(self, base: nn.Module, terms: Callable[[Tensor], Sequence[Term]]) -> None:
+        """Wrap `base`; `terms` gives what acts on an input of this forward pass."""
+        super().__init__()
+        self.base = base
+        self._terms = terms
+        # Has autograd go on below, where neither the input nor the base has a gradient.
+        self._anchor = torch.zeros((), requires_grad=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The base's output with each slot's update on its tokens."""
+        outputs: Tensor = self.base(inputs)
+        terms = self._terms(inputs)
+        if not terms:
+            return outputs
+        updated: Tensor = _AddUpdates.apply(self._anchor, outputs, inputs, terms)  # type: ignore[no-untyped-call]
+        return updated
+
+
+class _AddUpdates(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, anchor: Tensor, outputs: Tensor, inputs: Tensor, terms: Sequence[Term]
+    ) -> Tensor:
+        inputs_TI, outputs_TO = inputs.flatten(0, -2), outputs.view(-1, outputs.shape[-1])
+        ctx.terms = terms
+        ctx.are_alike = _are_alike(terms)
+        inner = _add_alike if ctx.are_alike else _add_each
+        lowered = inner(terms, inputs_TI, outputs_TO)
+        ctx.save_for_backward(inputs, *lowered)
+        ctx.mark_dirty(outputs)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor | None, None]:
+        [gradient] = gradients
+        inputs, *lowered = ctx.saved_tensors
+        gradient_TO = gradient.reshape(-1, gradient.shape[-1])
+        inputs_TI = inputs.flatten(0, -2)
+        input_grad = torch.zeros_like(inputs) if ctx.needs_input_grad[2] else None
+        grad_TI = None if input_grad is None else input_grad.view(inputs_TI.shape)
+        inner = _grad_alike if ctx.are_alike else _grad_each
+        inner(ctx.terms, inputs_TI, gradient_TO, lowered, grad_TI)
+        return None, gradient, input_grad, None
+
+
+def _are_alike(terms: Sequence[Term]) -> bool:
+    """Whether all terms are one batched product: equal sizes, side by side, no dropout."""
+    first = terms[0]
+    size, shape = first.stop - first.start, first.update.down_RI.shape
+    return len(terms) > 1 and all(
+        term.update.down_RI.shape == shape
+        and term.start == first.start + number * size
+        and term.stop == term.start + size
+        and term.kept_TI is None
+        for number, term in enumerate(terms)
+    )
+
+
+def _taken(term: Term, inputs_TI: Tensor) -> Tensor:
+    own_TI = inputs_TI[term.start : term.stop]
+    return own_TI if term.kept_TI is None else own_TI * term.kept_TI
+
+
+def _add_each(terms: Sequence[Term], inputs_TI: Tensor, outputs_TO: Tensor) -> list[Tensor]:
+    lowered = []
+    for term in terms:
+        lowered_TR = _taken(term, inputs_TI) @ term.update.down_RI.T
+        outputs_TO[term.start : term.stop].addmm_(
+            lowered_TR, term.update.up_OR.T, alpha=term.update.scale
+        )
+        lowered.append(lowered_TR)
+    return lowered
+
+
+def _grad_each(
+    terms: Sequence[Term],
+    inputs_TI: Tensor,
+    gradient_TO: Tensor,
+    lowered: Sequence[Tensor],
+    grad_TI: Tensor | None,
+) -> None:
+    for term, lowered_TR in zip(terms, lowered, strict=True):
+        update = term.update
+        own_TO = gradient_TO[term.start : term.stop]
+        back_TR = (own_TO @ update.up_OR) * update.scale
+        _add_product(update.up_grad_OR, own_TO.T, lowered_TR, update.scale)
+        _add_product(update.down_grad_RI, back_TR.T, _taken(term, inputs_TI), 1.0)
+        if grad_TI is None:
+            continue
+        if term.kept_TI is None:
+            torch.mm(back_TR, update.down_RI, out=grad_TI[term.start : term.stop])
+        else:
+            grad_TI[term.start : term.stop] = (back_TR @ update.down_RI) * term.kept_TI
+
+
+def _add_product(gradient: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
+    if gradient.dtype == left.dtype:
+        gradient.addmm_(left, right, alpha=scale)
+    else:
+        gradient.add_(left @ right, alpha=scale)
+
+
+def _stacked(terms: Sequence[Term]) -> tuple[Tensor, Tensor, Tensor, slice]:
+    """A, B and scale of all slots, and the tokens that they act on."""
+    down_SRI = torch.stack([term.update.down_RI for term in terms])
+    up_SOR = torch.stack([term.update.up_OR for term in terms])
+    scale_S11 = down_SRI.new_tensor([term.update.scale for term in terms])[:, None, None]
+    return down_SRI, up_SOR, scale_S11, slice(terms[0].start, terms[-1].stop)
+
+
+def _by_slot(tokens_TX: Tensor, num_slots: int) -> Tensor:
+    return tokens_TX.view(num_slots, -1, tokens_TX.shape[-1])
+
+
+def _add_alike(terms: Sequence[Term], inputs_TI: Tensor, outputs_TO: Tensor) -> list[Tensor]:
+    down_SRI, up_SOR, scale_S11, tokens = _stacked(terms)
+    inputs_STI = _by_slot(inputs_TI[tokens], len(terms))
+    outputs_STO = _by_slot(outputs_TO[tokens], len(terms))
+    lowered_STR = torch.bmm(inputs_STI, down_SRI.mT)
+    outputs_STO.baddbmm_(lowered_STR, (up_SOR * scale_S11).mT)
+    return [lowered_STR]
+
+
+def _grad_alike(
+    terms: Sequence[Term],
+    inputs_TI: Tensor,
+    gradient_TO: Tensor,
+    lowered: Sequence[Tensor],
+    grad_TI: Tensor | None,
+) -> None:
+    down_SRI, up_SOR, scale_S11, tokens = _stacked(terms)
+    inputs_STI = _by_slot(inputs_TI[tokens], len(terms))
+    gradient_STO = _by_slot(gradient_TO[tokens], len(terms))
+    [lowered_STR] = lowered
+    back_STR = torch.bmm(gradient_STO, up_SOR * scale_S11)
+    up_grads = torch.bmm(gradient_STO.mT, lowered_STR * scale_S11)
+    down_grads = torch.bmm(back_STR.mT, inputs_STI)
+    torch._foreach_add_([term.update.up_grad_OR for term in terms], list(up_grads.unbind()))
+    torch._foreach_add_([term.update.down_grad_RI for term in terms], list(down_grads.unbind()))
+    if grad_TI is not None:
+        torch.bmm(back_STR, down_SRI, out=_by_slot(grad_TI[tokens], len(terms)))

@@ -1,0 +1,376 @@
+"""A pack: slots on one frozen base, and the passes that train and evaluate them together.
+
+A pass takes a micro-batch of every slot that has one. When a slot has had all micro-batches of its
+step it steps alone: its clipping, its learning rate, its AdamW. Read next: `trial`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from raytune_glm.models.chatglm.loss import MAX_CHUNK_LOGITS
+from raytune_glm.packing.attention import LINE_ATTENTION, LinePass, passing
+from raytune_glm.packing.line import Line, Row, Segment
+from raytune_glm.packing.linear import SharedLinear, Term
+from raytune_glm.packing.slot import Slot, twin
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from raytune_glm.config import RunConfig
+    from raytune_glm.models.chatglm.prefix import Prefix
+    from raytune_glm.models.family import Family
+
+DataRow = Mapping[str, Sequence[int]]
+"""An encoded row: `input_ids` and `labels`."""
+
+
+@dataclass
+class Padding:
+    """How much of what attention worked on was padding; nothing else works on any."""
+
+    tokens: int = 0
+    pads: int = 0
+
+    def count(self, line: Line) -> None:
+        """Count a line that was trained on."""
+        self.tokens += line.num_tokens
+        self.pads += len(line.pads)
+
+    @property
+    def share(self) -> float:
+        """Pads as a share of all."""
+        return self.pads / max(1, self.tokens + self.pads)
+
+
+class Pack:
+    """The base, loaded once, and the slots on it."""
+
+    def __init__(self, base: PreTrainedModel, family: Family) -> None:
+        """Freeze `base` and take it as what all slots share."""
+        base.requires_grad_(requires_grad=False)
+        self.base = base
+        self.family = family
+        self.device = next(base.parameters()).device
+        self.slots: dict[int, Slot] = {}
+        self.shared: Any = twin(base)
+        """The base with every slot's updates on it; which of them act, a pass says."""
+        self.shared.set_attn_implementation(LINE_ATTENTION)
+        backbone: Any = self.shared.base_model
+        backbone.checks_length = False  # a line is longer than any of its rows
+        self.shared.train()
+        self._linears: dict[str, SharedLinear] = {}
+        self._pass: _Pass | _RowsPass | None = None
+        self.padding = Padding()
+
+    def add(self, number: int, run: RunConfig) -> Slot:
+        """Give a trial a slot; the others do not notice."""
+        assert number not in self.slots, f"slot {number} is taken"
+        slot = Slot(self.base, run, self.family)
+        self.slots[number] = slot
+        for name in slot.updates:
+            self._share_linear(name)
+        return slot
+
+    def remove(self, number: int) -> None:
+        """Free a slot."""
+        del self.slots[number]
+
+    def _share_linear(self, name: str) -> None:
+        if name in self._linears:
+            return
+        parent, _, last = name.rpartition(".")
+        base = self.shared.get_submodule(name)
+        shared = SharedLinear(base, lambda inputs: self._terms(name, inputs))
+        setattr(self.shared.get_submodule(parent), last, shared)
+        self._linears[name] = shared
+
+    def _terms(self, name: str, inputs: Tensor) -> Sequence[Term]:
+        return [] if self._pass is None else self._pass.terms(name, inputs)
+
+    def train_pass(
+        self, batches: Mapping[int, Sequence[DataRow]], *, loss_weights: Mapping[int, float]
+    ) -> dict[int, float]:
+        """Add the gradients of a micro-batch of each slot to the slots' own.
+
+        Args:
+            batches: Slot -> rows; every slot of them has one or more.
+            loss_weights: Slot -> what the sum of its label tokens' losses is multiplied by.
+
+        Returns:
+            Each slot's weighted sum of losses.
+        """
+        line = self._line(batches)
+        checkpointed = any(self.slots[n].run.train.gradient_checkpointing for n in batches)
+        self._checkpoint_layers(on=checkpointed)
+        with self._passing(line, is_training=True) as run:
+            hidden_TH = self._hidden(run)
+            losses = token_losses(hidden_TH[line.labelled_places], line.targets, self._head)
+            slot_losses = _sum_by_slot(losses, line, loss_weights)
+            torch.stack(list(slot_losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        self.padding.count(line)
+        return {slot: float(loss.detach()) for slot, loss in slot_losses.items()}
+
+    @torch.inference_mode()
+    def loss_sums(self, batches: Mapping[int, Sequence[DataRow]]) -> dict[int, float]:
+        """Sum of the label tokens' losses of each slot's rows, nothing dropped out."""
+        line = self._line(batches)
+        with self.evaluating(), self._passing(line, is_training=False) as run:
+            hidden_TH = self._hidden(run)
+            losses = token_losses(hidden_TH[line.labelled_places], line.targets, self._head)
+        sums = _sum_by_slot(losses, line, dict.fromkeys(batches, 1.0))
+        return {slot: float(loss) for slot, loss in sums.items()}
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Have nothing dropped out, and nothing computed twice."""
+        self._checkpoint_layers(on=False)
+        self.shared.eval()
+        try:
+            yield
+        finally:
+            self.shared.train()
+
+    @contextmanager
+    def rows_of(self, slots: Sequence[int]) -> Iterator[None]:
+        """Have a padded batch go through `shared`, with each row's slot's updates on it.
+
+        Args:
+            slots: The slot of each row; those of a slot stand together.
+        """
+        self._pass = _RowsPass(self.slots, slots)
+        try:
+            yield
+        finally:
+            self._pass = None
+
+    @property
+    def _head(self) -> nn.Module:
+        head: nn.Module = self.shared.get_output_embeddings()
+        return head
+
+    def _checkpoint_layers(self, *, on: bool) -> None:
+        if on and not self.shared.is_activation_checkpointing:
+            self.shared.activation_checkpointing_enable({"use_reentrant": False})
+        elif not on and self.shared.is_activation_checkpointing:
+            self.shared.activation_checkpointing_disable()
+
+    def _line(self, batches: Mapping[int, Sequence[DataRow]]) -> Line:
+        places_of = getattr(self.base, "row_places", None)
+        rows = []
+        for number, batch in batches.items():
+            slot = self.slots[number]
+            num_virtual = 0 if slot.prompt is None else slot.prompt.num_embeddings
+            encoder = slot.prefix_encoder
+            num_prefix = 0 if encoder is None else encoder.embedding.num_embeddings
+            first = 0 if self.family.has_own_prefix else num_prefix
+            for row in batch:
+                length = num_virtual + len(row["input_ids"])
+                if places_of is None:
+                    positions, context = np.arange(first, first + length), 0
+                else:
+                    positions, context = places_of(row["input_ids"])
+                rows.append(
+                    Row(
+                        slot=number,
+                        input_ids=row["input_ids"],
+                        labels=row["labels"],
+                        num_virtual=num_virtual,
+                        num_prefix=num_prefix,
+                        positions=positions,
+                        context=context,
+                    )
+                )
+        return Line(rows, self.device)
+
+    @contextmanager
+    def _passing(self, line: Line, *, is_training: bool) -> Iterator[_Pass]:
+        run = _Pass(self.slots, line, self.base.dtype, is_training=is_training)
+        self._pass = run
+        try:
+            with passing(LinePass(line, run.prefixes())):
+                yield run
+        finally:
+            self._pass = None
+
+    def _hidden(self, run: _Pass) -> Tensor:
+        """The normed last hidden state of every place, [T, hidden]."""
+        embedded_TH = run.embed(self.shared.get_input_embeddings())
+        # Those that make their own mask take one of four dimensions as ready, and pass it on.
+        mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=self.device)
+        output = self.shared.base_model(
+            inputs_embeds=embedded_TH[None],
+            position_ids=run.line.positions_T[None],
+            attention_mask=mask,
+            use_cache=False,
+        )
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+
+class _RowsPass:
+    """Which rows of a padded batch are whose."""
+
+    def __init__(self, slots: Mapping[int, Slot], owners: Sequence[int]) -> None:
+        self._slots = slots
+        self._spans: dict[int, tuple[int, int]] = {}
+        for row, owner in enumerate(owners):
+            self._spans[owner] = (self._spans.get(owner, (row, row))[0], row + 1)
+
+    def terms(self, name: str, inputs: Tensor) -> list[Term]:
+        """The updates of a linear, with the tokens of the batch that each acts on."""
+        width = inputs.shape[1]
+        found = []
+        for number, (first, last) in self._spans.items():
+            update = self._slots[number].updates.get(name)
+            if update is not None:
+                start, stop = first * width, last * width
+                found.append(Term(update=update, start=start, stop=stop, kept_TI=None))
+        return found
+
+
+class _Pass:
+    """What the slots' rows need while one line is on its way."""
+
+    def __init__(
+        self, slots: Mapping[int, Slot], line: Line, dtype: torch.dtype, *, is_training: bool
+    ) -> None:
+        self._slots = slots
+        self.line = line
+        self._dtype = dtype
+        self._is_training = is_training
+        self._drawn: dict[tuple[str, int], Tensor] = {}
+
+    def embed(self, words: nn.Module) -> Tensor:
+        """The embedding of every place, learnt ones where they belong."""
+        embedded_TH: Tensor = words(self.line.ids_T)
+        learnt = []
+        for segment in self.line.segments:
+            prompt = self._slots[segment.slot].prompt
+            if prompt is not None:
+                learnt.append(prompt.weight.repeat(len(segment.lengths), 1))
+        if not learnt:
+            return embedded_TH
+        values = torch.cat(learnt).to(embedded_TH.dtype)
+        return embedded_TH.index_copy(0, self.line.virtual_places, values)
+
+    def prefixes(self) -> list[Prefix | None]:
+        """Each bucket's prefix: those of its rows, from whichever slots they are."""
+        of_slot: dict[int, Prefix] = {}
+        first_row: dict[int, int] = {}
+        number = 0
+        for segment in self.line.segments:
+            slot = self._slots[segment.slot]
+            first_row[segment.slot] = number
+            number += len(segment.lengths)
+            if slot.prefix_encoder is not None:
+                slot.prefix_encoder.train(self._is_training)
+                with slot.stream():
+                    of_slot[segment.slot] = slot.prefix_encoder(len(segment.lengths), self._dtype)
+        return [
+            self._bucket_prefix(bucket.rows, of_slot, first_row) if bucket.num_prefix else None
+            for bucket in self.line.buckets
+        ]
+
+    def _bucket_prefix(
+        self, rows: Sequence[int], of_slot: Mapping[int, Prefix], first_row: Mapping[int, int]
+    ) -> Prefix:
+        by_slot: dict[int, list[int]] = {}
+        for row in rows:
+            slot = self.line.rows[row].slot
+            by_slot.setdefault(slot, []).append(row - first_row[slot])
+        parts = [
+            [
+                tuple(half[torch.tensor(chosen, device=half.device)] for half in layer)
+                for layer in of_slot[slot]
+            ]
+            for slot, chosen in by_slot.items()
+        ]
+        # Rows of a slot stand together in a bucket's list only where lengths say so: put them back.
+        order = [row for slot in by_slot for row in rows if self.line.rows[row].slot == slot]
+        back = torch.tensor([order.index(row) for row in rows], device=self.line.device)
+        return [
+            (torch.cat([k for k, _ in layer])[back], torch.cat([v for _, v in layer])[back])
+            for layer in zip(*parts, strict=True)
+        ]
+
+    def terms(self, name: str, inputs: Tensor) -> list[Term]:
+        """The updates of a linear, with the tokens of the line that each acts on."""
+        terms = []
+        for segment in self.line.segments:
+            update = self._slots[segment.slot].updates.get(name)
+            if update is None:
+                continue
+            drops = self._is_training and update.dropout > 0
+            kept = self._kept(name, segment, inputs, update.dropout) if drops else None
+            terms.append(Term(update=update, start=segment.start, stop=segment.stop, kept_TI=kept))
+        return terms
+
+    def _kept(self, name: str, segment: Segment, inputs: Tensor, dropout: float) -> Tensor:
+        """Draw what dropout keeps, as a solo trial draws it for its padded batch.
+
+        A layer that is run again in the backward pass draws the same again.
+        """
+        slot = self._slots[segment.slot]
+        longest = max(segment.lengths)
+        ones = inputs.new_ones(len(segment.lengths), longest, inputs.shape[-1])
+        again = self._drawn.get((name, segment.slot))
+        if again is None:
+            self._drawn[name, segment.slot] = slot.random_state.clone()
+            with slot.stream():
+                kept = nn.functional.dropout(ones, dropout)
+        else:
+            with slot.stream_at(again):
+                kept = nn.functional.dropout(ones, dropout)
+        return torch.cat([row[:n] for row, n in zip(kept, segment.lengths, strict=True)])
+
+
+def token_losses(
+    hidden_KH: Tensor, targets_K: Tensor, head: nn.Module, *, max_chunk: int = MAX_CHUNK_LOGITS
+) -> Tensor:
+    """Cross entropy of each labelled place, in fp32, logits made in chunks where they are many.
+
+    Args:
+        hidden_KH: Hidden states of the labelled places alone.
+        targets_K: What they should predict.
+        head: Maps hidden states to logits.
+        max_chunk: Most logits to hold at a time.
+
+    Returns:
+        [K].
+    """
+
+    def losses(hidden: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(head(hidden).float(), targets, reduction="none")
+
+    rows = max(1, max_chunk // int(head.weight.shape[0]))  # type: ignore[index]
+    if len(hidden_KH) <= rows:
+        return losses(hidden_KH, targets_K)
+    return torch.cat(
+        [
+            checkpoint(losses, hidden, targets, use_reentrant=False)
+            for hidden, targets in zip(
+                torch.split(hidden_KH, rows), torch.split(targets_K, rows), strict=True
+            )
+        ]
+    )
+
+
+def _sum_by_slot(losses: Tensor, line: Line, weights: Mapping[int, float]) -> dict[int, Tensor]:
+    """Each slot's weighted sum; a slot whose loss is NaN leaves the others' alone."""
+    sums = {}
+    start = 0
+    counts = torch.bincount(line.label_slots, minlength=max(weights) + 1).tolist()
+    for segment in line.segments:
+        stop = start + counts[segment.slot]
+        sums[segment.slot] = losses[start:stop].sum() * weights[segment.slot]
+        start = stop
+    return sums

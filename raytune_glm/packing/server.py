@@ -1,0 +1,143 @@
+"""A pack host's door: trials come over a socket, and get their reports over it.
+
+One connection carries one trial at a time. Messages are dictionaries of plain data:
+
+    -> {"attach": {"base", "overrides", "folder", "metric", "data_cache"}}
+    -> {"leave": True}
+    -> {"score": {"run", "adapter", "data_cache", "metrics", "splits"}}
+    -> {"close": True}
+    <- {"report": {...}}    <- {"scores": {...}}    <- {"error": "..."}
+
+Connections are authenticated by a key that only the sweep knows. Read next: `runner`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raytune_glm import files
+from raytune_glm.config import RunConfig, trial_run
+from raytune_glm.packing.runner import Attach, Close, Leave, PackRunner, Score
+
+log = logging.getLogger(__name__)
+
+MOST_CONNECTIONS = 256
+"""Trials that may knock at the same moment."""
+
+
+class PackServer:
+    """Puts what comes over connections into a runner's inbox."""
+
+    def __init__(self, runner: PackRunner, host: str, key: bytes) -> None:
+        """Listen on a free port of `host`, an address of this machine."""
+        self._runner = runner
+        self._listener = Listener((host, 0), backlog=MOST_CONNECTIONS, authkey=key)
+        self._numbers = itertools.count()
+        self.address: tuple[str, int] = self._listener.address
+        """Host and port."""
+        threading.Thread(target=self._accept, name="pack-server", daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()
+            except (AuthenticationError, ConnectionError, EOFError) as error:
+                log.warning("somebody was not let in: %s", error)
+                continue
+            except OSError:  # closed
+                return
+            talk = _Talk(self._runner, connection, f"connection-{next(self._numbers)}")
+            threading.Thread(target=talk.listen, name=talk.name, daemon=True).start()
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self._listener.close()
+
+
+class _Talk:
+    """One connection, and the trial that is on it."""
+
+    def __init__(self, runner: PackRunner, connection: Connection, name: str) -> None:
+        self.name = name
+        self._runner = runner
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._trials = itertools.count()
+        self._key: str | None = None
+
+    def listen(self) -> None:
+        """Take messages until the other end is gone."""
+        try:
+            while True:
+                self._take(self._connection.recv())
+        except (EOFError, OSError):
+            self._leave()
+        except Exception:
+            log.exception("%s sent what cannot be read", self.name)
+            self._leave()
+            self._connection.close()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        match message:
+            case {"attach": asked}:
+                self._leave()
+                self._key = f"{self.name}-{next(self._trials)}"
+                self._attach(self._key, asked)
+            case {"leave": _}:
+                self._leave()
+            case {"score": asked}:
+                self._runner.inbox.put(Score(**_score_of(asked), answer=self._send))
+            case {"close": _}:
+                self._runner.inbox.put(Close())
+
+    def _attach(self, key: str, asked: dict[str, Any]) -> None:
+        run = trial_run(RunConfig.model_validate(asked["base"]), asked["overrides"])
+        folder = Path(asked["folder"])
+        files.write_text(
+            folder / "config.yaml",
+            yaml.safe_dump(run.model_dump(mode="json"), allow_unicode=True, sort_keys=False),
+        )
+        self._runner.inbox.put(
+            Attach(
+                key=key,
+                run=run,
+                folder=folder,
+                metric=asked["metric"],
+                data_cache=Path(asked["data_cache"]),
+                report=lambda report: self._report(key, report),
+            )
+        )
+
+    def _leave(self) -> None:
+        if self._key is not None:
+            self._runner.inbox.put(Leave(key=self._key))
+            self._key = None
+
+    def _report(self, key: str, report: dict[str, Any]) -> None:
+        if key == self._key:
+            self._send({"report": report})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with self._sending:
+            try:
+                self._connection.send(message)
+            except OSError:  # gone; `listen` hears of it too
+                log.warning("%s is gone before it was told", self.name)
+
+
+def _score_of(asked: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run": RunConfig.model_validate(asked["run"]),
+        "adapter": Path(asked["adapter"]),
+        "data_cache": Path(asked["data_cache"]),
+        "metrics": tuple(asked["metrics"]),
+        "splits": tuple(asked["splits"]),
+    }

@@ -1,0 +1,265 @@
+"""One trial's place in a pack: its weights, its optimizer, its random stream.
+
+A slot's model is a twin of the base: modules of its own, the base's tensors, and the method put on
+it just as a solo trial does. What is learnt lies in one flat vector, of which the twin's parameters
+are views; evaluating and saving therefore work on the twin as they do on a solo trial's model. Read
+next: `pack`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from raytune_glm.config.rates import names_by_rate
+from raytune_glm.engine.probe import last_logits
+from raytune_glm.engine.refusals import refuse_non_finite, refuse_zero
+from raytune_glm.engine.schedule import learning_rate_factor
+from raytune_glm.errors import ModelError
+from raytune_glm.packing.linear import Update
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from raytune_glm.config import RunConfig
+    from raytune_glm.models.chatglm.prefix import PrefixEncoder
+    from raytune_glm.models.family import Family
+
+_STATE = "slot.pt"
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """Copy a model's modules and configuration, not its tensors, which both then share."""
+    tensors: list[Any] = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def seed(number: int) -> None:
+    """Start torch's random streams anew."""
+    torch.manual_seed(number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotStep:
+    """What one optimizer step of one slot did."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+
+
+class Slot:
+    """The weights that one trial trains, and how they are stepped."""
+
+    def __init__(self, base: PreTrainedModel, run: RunConfig, family: Family) -> None:
+        """Put the run's method on a twin of `base`, its new weights drawn as in a solo trial."""
+        self.run = run
+        self.applied_steps = 0
+        """Optimizer steps taken, those before a resume included."""
+        seed(run.train.seed)
+        self.model: PreTrainedModel = run.method.apply(twin(base), family)
+        self.model.train()
+        self._gather_weights(next(base.parameters()).device, base.dtype)
+        seed(run.train.seed)
+        self.random_state = _random_state(self.device)
+        self._begin_step()
+        self._optimizer = torch.optim.AdamW(
+            self._groups,
+            betas=run.train.betas,
+            eps=run.train.adam_epsilon,
+            weight_decay=run.train.weight_decay,
+            fused=True,
+        )
+        self.updates = self._find_updates()
+        """Module name in the base -> the low-rank update of that linear."""
+        inner: Any = self.model
+        own = inner.transformer if family.has_own_prefix else inner
+        self.prefix_encoder: PrefixEncoder | None = getattr(own, "prefix_encoder", None)
+        self.prompt: nn.Embedding | None = getattr(inner, "prompt_encoder", None)
+
+    def _gather_weights(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Have the twin's trained parameters and their gradients be views of flat vectors."""
+        self.device = device
+        self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        rates = names_by_rate(self.trained, self.run.train)
+        ordered = [self.trained[name] for names in rates.values() for name in names]
+        flat = torch.cat([p.detach().to(dtype).flatten() for p in ordered])
+        # As in DeepSpeed's bf16 engine: AdamW steps fp32 weights, the model sees them rounded.
+        self._master = flat.float()
+        self._working = self._master if dtype == torch.float32 else flat
+        self._gradient = torch.zeros_like(self._working)
+        start = 0
+        for parameter in ordered:
+            stop = start + parameter.numel()
+            shape = parameter.shape
+            parameter.data = self._working[start:stop].view(shape)
+            parameter.grad = self._gradient[start:stop].view(shape)
+            start = stop
+        self._sizes = [
+            sum(self.trained[name].numel() for name in names) for names in rates.values()
+        ]
+        self._groups = [
+            {"params": [nn.Parameter(part)], "lr": rate, "peak": rate}
+            for part, rate in zip(torch.split(self._master, self._sizes), rates, strict=True)
+        ]
+
+    @property
+    def num_trained(self) -> int:
+        """Parameters that train."""
+        return self._master.numel()
+
+    def _find_updates(self) -> dict[str, Update]:
+        found = {}
+        for name, module in self.model.named_modules():
+            layer: Any = module
+            if not hasattr(layer, "lora_A") or not len(layer.lora_A):
+                continue
+            [adapter] = layer.lora_A
+            dropout = layer.lora_dropout[adapter]
+            down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+            found[name.removeprefix("base_model.model.")] = Update(
+                down_RI=down.data,
+                up_OR=up.data,
+                down_grad_RI=down.grad,
+                up_grad_OR=up.grad,
+                scale=float(layer.scaling[adapter]),
+                dropout=getattr(dropout, "p", 0.0),
+            )
+        return found
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """Draw from this slot's own random stream inside the block, and go on there next time."""
+        outside = _random_state(self.device)
+        _set_random_state(self.device, self.random_state)
+        try:
+            yield
+        finally:
+            self.random_state = _random_state(self.device)
+            _set_random_state(self.device, outside)
+
+    @contextmanager
+    def stream_at(self, state: Tensor) -> Iterator[None]:
+        """Draw once more from where the slot's stream once was; the stream itself stays put."""
+        outside = _random_state(self.device)
+        _set_random_state(self.device, state)
+        try:
+            yield
+        finally:
+            _set_random_state(self.device, outside)
+
+    def step(self, loss: float, *, number: int, total_steps: int) -> SlotStep:
+        """Take an optimizer step with the gradient that has come together, and clear it.
+
+        Args:
+            loss: Mean loss of the step's label tokens.
+            number: Steps done before this one.
+            total_steps: Steps of the whole trial, which the schedule ends at.
+
+        Raises:
+            NonFiniteLossError: The loss or the gradient is; the weights stay as they are.
+            ZeroLossError: The loss is 0; the same.
+        """
+        train = self.run.train
+        norm = float(torch.linalg.vector_norm(self._gradient))
+        refuse_non_finite("loss", loss, number + 1, self.run)
+        refuse_zero(loss, number + 1, self.run)
+        refuse_non_finite("gradient norm", norm, number + 1, self.run)
+        if train.max_grad_norm is not None:
+            # DeepSpeed's and torch's formula.
+            clip = train.max_grad_norm / (norm + 1e-6)
+            if clip < 1:
+                self._gradient.mul_(clip)
+        factor = learning_rate_factor(
+            number,
+            schedule=train.schedule,
+            total_steps=total_steps,
+            warmup_ratio=train.warmup_ratio,
+        )
+        gradients = torch.split(self._gradient.to(self._master.dtype), self._sizes)
+        for group, gradient in zip(self._optimizer.param_groups, gradients, strict=True):
+            group["lr"] = group["peak"] * factor
+            group["params"][0].grad = gradient
+        self._optimizer.step()
+        if self._working is not self._master:
+            self._working.copy_(self._master)
+        self.applied_steps += 1
+        self._begin_step()
+        return SlotStep(
+            loss=loss, grad_norm=norm, learning_rate=self._optimizer.param_groups[0]["lr"]
+        )
+
+    def _begin_step(self) -> None:
+        self._gradient.zero_()
+        self._state_at_step = self.random_state
+
+    def restart_step(self) -> None:
+        """Forget the gradient that came together, and draw again what was drawn for it."""
+        self.random_state = self._state_at_step
+        self._gradient.zero_()
+
+    def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Give the logits of a batch's last tokens, in fp32 on the CPU."""
+        return last_logits(self.model, batch, self.device)
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """Copy what trains to the CPU, by parameter name."""
+        return {name: p.detach().cpu().clone() for name, p in self.trained.items()}
+
+    def save_state(self, folder: Path, tag: str) -> None:
+        """Write what going on needs (weights, AdamW's moments, random stream) to `folder / tag`."""
+        (folder / tag).mkdir(parents=True, exist_ok=True)
+        torch.save(
+            {
+                "weights": self._master,
+                "optimizer": self._optimizer.state_dict()["state"],
+                "random": self.random_state,
+                "applied_steps": self.applied_steps,
+            },
+            folder / tag / _STATE,
+        )
+
+    def load_state(self, folder: Path, tag: str) -> None:
+        """Read what `save_state` wrote.
+
+        Raises:
+            ModelError: It was saved by a trial of other settings, or outside a pack.
+        """
+        path = folder / tag / _STATE
+        if not path.exists():
+            raise ModelError(
+                f"a trial in a pack must go on from a checkpoint of a pack, but {folder / tag} was "
+                "saved by a solo trial: set run.execution to what the sweep began with."
+            )
+        saved = torch.load(path, map_location=self.device, weights_only=True)
+        if saved["weights"].shape != self._master.shape:
+            raise ModelError(
+                f"{path} must hold {self._master.numel()} weights, but holds "
+                f"{saved['weights'].numel()}: it is of other settings."
+            )
+        self._master.copy_(saved["weights"])
+        if self._working is not self._master:
+            self._working.copy_(self._master)
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": saved["optimizer"], "param_groups": groups})
+        self.random_state = saved["random"].cpu()
+        self.applied_steps = saved["applied_steps"]
+        self._begin_step()
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)

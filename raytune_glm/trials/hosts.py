@@ -1,0 +1,157 @@
+"""Pack hosts: one long-lived Ray Train worker a device, on which trials come and go.
+
+    results/<name>/ray/hosts/
+      0.json   the host's address      0.log   what it had to say
+
+Read next: `raytune_glm.packing.server`, `packed`.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from raytune_glm import files
+from raytune_glm.config import RunConfig, SweepConfig, run_of
+from raytune_glm.trials.cluster import Placement
+from raytune_glm.trials.packed import HostGoneError, connect
+from raytune_glm.trials.records import ResultsFolder
+from raytune_glm.trials.trainable import hide_unreserved_gpus, log_to
+
+log = logging.getLogger(__name__)
+
+CLOSING_SECONDS = 20.0
+"""How long to wait for a host to end before it is left to Ray, which ends what it started."""
+
+
+class Hosts:
+    """The pack hosts of a sweep."""
+
+    def __init__(self, sweep: SweepConfig, results: ResultsFolder, placement: Placement) -> None:
+        """Make ready to start as many hosts as the placement has room for."""
+        self._run = run_of(sweep)
+        self._results = results
+        assert placement.packs is not None, "only packed sweeps have hosts"
+        self._packs = placement.packs
+        self._folder = results.root / "ray" / "hosts"
+        self._key = secrets.token_bytes(32)
+        self._host_of: dict[str, int] = {}
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start the hosts; trials may attach at once, and wait for them."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for number in range(len(self._packs.per_host)):
+            self._door(number).unlink(missing_ok=True)
+            thread = threading.Thread(target=self._keep, args=(number,), name=f"pack-host-{number}")
+            thread.daemon = True
+            thread.start()
+            self._threads.append(thread)
+
+    def _door(self, number: int) -> Path:
+        return self._folder / f"{number}.json"
+
+    def _keep(self, number: int) -> None:
+        """Run one host under Ray Train, which starts it again where its process dies."""
+        import ray.train
+        from ray.train.torch import TorchTrainer
+
+        resources = self._packs.per_host[number]
+        try:
+            TorchTrainer(
+                host,
+                train_loop_config={
+                    "run": self._run.model_dump(mode="json"),
+                    "door": str(self._door(number)),
+                    "key": self._key,
+                    "resources": resources,
+                    "pack_size": self._packs.pack_size,
+                    "data_cache": str(self._results.data),
+                },
+                scaling_config=ray.train.ScalingConfig(
+                    num_workers=1,
+                    use_gpu=resources.get("GPU", 0) > 0,
+                    resources_per_worker=resources,
+                ),
+                run_config=ray.train.RunConfig(
+                    name=f"pack-host-{number}",
+                    storage_path=str(self._results.root / "ray"),
+                    failure_config=ray.train.FailureConfig(max_failures=self._run.run.max_failures),
+                ),
+            ).fit()
+        except Exception as error:
+            log.exception("pack host %d ended", number)
+            # Those that wait at its door, or come to it later, learn that it will not open.
+            files.write_json(self._door(number), {"error": str(error).strip()})
+
+    def attachment(self, trial_id: str, attach: dict[str, Any]) -> dict[str, Any]:
+        """Choose the host of a trial, the least busy one; give the trial's configuration."""
+        busy = Counter(self._host_of.values())
+        number = min(range(len(self._packs.per_host)), key=lambda host: busy[host])
+        self._host_of[trial_id] = number
+        return {"door": str(self._door(number)), "key": self._key, "attach": attach}
+
+    def release(self, trial_id: str) -> None:
+        """Forget a trial that is over."""
+        self._host_of.pop(trial_id, None)
+
+    def score(self, asked: dict[str, Any]) -> dict[str, dict[str, float]]:
+        """Have a host score a saved adapter.
+
+        Args:
+            asked: See `packing.server`.
+
+        Returns:
+            Split -> metric -> value.
+
+        Raises:
+            RuntimeError: It could not.
+        """
+        with connect(self._door(0), self._key) as connection:
+            connection.send({"score": asked})
+            answer = connection.recv()
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        scores: dict[str, dict[str, float]] = answer["scores"]
+        return scores
+
+    def close(self) -> None:
+        """Send the hosts home."""
+        for number in range(len(self._threads)):
+            try:
+                with connect(self._door(number), self._key, patience=0) as connection:
+                    connection.send({"close": True})
+            except (ConnectionError, HostGoneError):
+                log.warning("pack host %d was gone before it was told to end", number)
+        for thread in self._threads:
+            thread.join(CLOSING_SECONDS)
+
+
+def host(config: dict[str, Any]) -> None:
+    """Be a pack host, in a Ray Train worker, until told to close."""
+    import ray.util
+
+    hide_unreserved_gpus(config["resources"])
+    door = Path(config["door"])
+    log_to(door.with_suffix(".log"))
+
+    import torch
+
+    from raytune_glm.engine.process import choose_accelerator
+    from raytune_glm.packing.runner import PackRunner
+    from raytune_glm.packing.server import PackServer
+
+    torch.set_num_threads(max(1, int(config["resources"].get("CPU", 1))))
+    runner = PackRunner(choose_accelerator(), pack_size=config["pack_size"])
+    server = PackServer(runner, ray.util.get_node_ip_address(), config["key"])
+    runner.load(RunConfig.model_validate(config["run"]), Path(config["data_cache"]))
+    files.write_json(door, {"address": server.address})
+    try:
+        runner.run()
+    finally:
+        server.close()
+        door.unlink(missing_ok=True)

@@ -1,0 +1,180 @@
+"""What a trial learns in a pack: to the last digits what it learns alone in plain PyTorch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raytune_glm.errors import NonFiniteLossError
+from raytune_glm.packing.pack import Pack
+from tests.packing.conftest import Base, Packed, run_of, solo, train_pass
+
+TRIALS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"name": "lora", "rank": 2, "dropout": 0.3}, {"seed": 1}),
+    ({"name": "lora", "rank": 5, "target_modules": "all"}, {"seed": 2, "learning_rate": 0.002}),
+    (
+        {"name": "lora", "rank": 3, "target_modules": "mlp", "rank_stabilized": True},
+        {"seed": 3, "batch_size": 6, "weight_decay": 0.1},
+    ),
+    ({"name": "lora", "rank": 4, "dropout": 0.1, "target_modules": "attention"}, {"seed": 4}),
+    (
+        {"name": "p_tuning_v2", "num_virtual_tokens": 3},
+        {"seed": 5, "max_grad_norm": None, "learning_rate": 0.05},
+    ),
+    ({"name": "p_tuning_v2", "num_virtual_tokens": 5, "projection": True}, {"seed": 6}),
+    (
+        {"name": "p_tuning_v2", "num_virtual_tokens": 3, "dropout": 0.2},
+        {"seed": 7, "learning_rate": 0.05},
+    ),
+    ({"name": "prompt_tuning", "num_virtual_tokens": 4}, {"seed": 8, "learning_rate": 0.03}),
+]
+
+
+def _runs(base: Base, **train: Any) -> list[Any]:
+    return [
+        run_of(base, method, **{**settings, **train})
+        for method, settings in TRIALS
+        if not (method["name"] == "prompt_tuning" and base.family.needs_token_ids)
+    ]
+
+
+def _assert_as_alone(base: Base, trial: Packed) -> None:
+    losses, weights = solo(base, trial.run)
+    name = trial.run.method.name
+    assert trial.losses == pytest.approx(losses, abs=1e-5), name
+    learnt = trial.slot.trained_weights()
+    assert learnt.keys() == weights.keys()
+    for parameter, expected in weights.items():
+        torch.testing.assert_close(learnt[parameter], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "checkpointed"),
+    [("chatglm", False), ("chatglm3", False), ("chatglm3", True), ("llama", False)],
+)
+def test_trials_learn_what_they_learn_alone_whoever_comes_and_goes(
+    architecture: str, checkpointed: bool, bases: dict[str, Base]
+) -> None:
+    base = bases[architecture]
+    runs = _runs(base, gradient_checkpointing=checkpointed)
+    pack = Pack(base.load(), base.family)
+    random = np.random.Generator(np.random.PCG64(5))
+    waiting = list(enumerate(runs))
+    here: list[Packed] = []
+    over: list[Packed] = []
+    while waiting or here:
+        if waiting and (not here or random.random() < 0.15):
+            number, run = waiting.pop(0)
+            here.append(Packed(pack, number, run))
+        # Some wait out a pass, so that mates change all the time.
+        chosen = [trial for trial in here if random.random() < 0.8] or here[:1]
+        train_pass(pack, chosen)
+        for trial in [trial for trial in here if trial.is_over]:
+            pack.remove(trial.number)
+            here.remove(trial)
+            over.append(trial)
+    assert len(over) == len(runs)
+    for trial in over:
+        _assert_as_alone(base, trial)
+
+
+def test_slots_of_one_size_side_by_side_learn_what_they_learn_alone(bases: dict[str, Base]) -> None:
+    """The one batched product in the place of a product a slot."""
+    base = bases["chatglm3"]
+    method = {"name": "lora", "rank": 4, "target_modules": "all"}
+    pack = Pack(base.load(), base.family)
+    # One seed for the rows of all, and so of like sizes; each has its own rate.
+    runs = [run_of(base, method, seed=3, learning_rate=rate) for rate in (1e-3, 3e-3, 1e-2)]
+    trials = [Packed(pack, number, run) for number, run in enumerate(runs)]
+    while not trials[0].is_over:
+        train_pass(pack, trials)
+    for trial in trials:
+        _assert_as_alone(base, trial)
+
+
+def test_a_trial_that_diverges_does_nothing_to_its_mates(bases: dict[str, Base]) -> None:
+    base = bases["chatglm3"]
+    pack = Pack(base.load(), base.family)
+    *mates, bad = (
+        Packed(pack, number, run)
+        for number, run in enumerate(
+            [
+                *_runs(base),
+                run_of(
+                    base,
+                    {"name": "lora", "rank": 4, "target_modules": "all"},
+                    learning_rate=9.0,
+                    max_grad_norm=None,
+                    schedule="constant",
+                    seed=3,
+                ),
+            ]
+        )
+    )
+    with torch.no_grad():  # what it trains from here on is not a number
+        next(iter(bad.slot.trained.values())).fill_(math.nan)
+    batches = {trial.number: trial.rows for trial in (bad, *mates)}
+    weights = {trial.number: trial.weight for trial in (bad, *mates)}
+    losses = pack.train_pass(batches, loss_weights=weights)
+    with pytest.raises(NonFiniteLossError, match="the loss became nan at step 1"):
+        bad.slot.step(losses[bad.number], number=0, total_steps=40)
+    pack.remove(bad.number)
+    for trial in mates:
+        trial.passed(losses[trial.number])
+    while not all(trial.is_over for trial in mates):
+        train_pass(pack, [trial for trial in mates if not trial.is_over])
+    for trial in mates:
+        _assert_as_alone(base, trial)
+
+
+def test_evaluation_is_that_of_the_trial_alone_and_leaves_no_trace(base: Base) -> None:
+    pack = Pack(base.load(), base.family)
+    trials = [Packed(pack, number, run) for number, run in enumerate(_runs(base))]
+    while not trials[1].is_over:
+        train_pass(pack, [trial for trial in trials if not trial.is_over])
+        sums = pack.loss_sums({trial.number: trial.rows for trial in trials})
+    for trial in trials:
+        model: Any = trial.slot.model.eval()
+        with torch.inference_mode():
+            expected = sum(
+                float(
+                    model(
+                        input_ids=torch.tensor([row["input_ids"]]),
+                        attention_mask=torch.ones(1, len(row["input_ids"]), dtype=torch.long),
+                        labels=torch.tensor([row["labels"]]),
+                        use_cache=False,
+                    ).loss
+                )
+                * sum(label != -100 for label in row["labels"])
+                for row in trial.rows
+            )
+        assert sums[trial.number] == pytest.approx(expected, abs=1e-4)
+    _assert_as_alone(base, trials[1])
+
+
+def test_a_slot_goes_on_from_what_it_saved(bases: dict[str, Base], tmp_path: Any) -> None:
+    base = bases["chatglm3"]
+    method = {"name": "lora", "rank": 4, "dropout": 0.2}
+    rates = {"lora_B": "4x"}
+    pack = Pack(base.load(), base.family)
+    whole = Packed(pack, 0, run_of(base, method, learning_rates=rates))
+    for _ in range(17):
+        train_pass(pack, [whole])
+    whole.slot.save_state(tmp_path, "step-17")
+    again = Pack(base.load(), base.family).add(0, whole.run)
+    again.load_state(tmp_path, "step-17")
+    resumed = Packed(Pack(base.load(), base.family), 0, whole.run)
+    resumed.slot.load_state(tmp_path, "step-17")
+    for _ in range(17):  # rows that were trained on before the save
+        resumed.losses.append(0.0)
+        resumed._next = next(resumed._passes)
+    while not whole.is_over:
+        train_pass(pack, [whole])
+        train_pass(resumed.pack, [resumed])
+    assert resumed.losses[17:] == whole.losses[17:]
+    for name, weight in whole.slot.trained_weights().items():
+        assert torch.equal(resumed.slot.trained_weights()[name], weight), name
