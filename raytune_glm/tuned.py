@@ -249,6 +249,7 @@ def _fitting_base(
             else str(error)
         ) from error
     reason = method.misfit(trained, checkpoint.shape, checkpoint.family)
+    reason = reason or _other_family(checkpoint.family.name, recorded)
     if reason is not None:
         told = recorded or "a base that its files do not name"
         raise ModelError(
@@ -256,6 +257,17 @@ def _fitting_base(
             f"({checkpoint.family.name}): {reason}. Give its own base as model.path=<folder>."
         )
     return checkpoint
+
+
+def _other_family(family: str, recorded: str | None) -> str | None:
+    """Tell ChatGLM2 from ChatGLM3, whose sizes are the same, where the base as recorded is here."""
+    if recorded is None or not (Path(recorded) / "config.json").is_file():
+        return None
+    try:
+        trained_on = ModelSettings(path=recorded).inspect().family.name
+    except ModelError:
+        return None  # it does not tell, or is whole no more
+    return None if trained_on == family else f"that is {trained_on}, and this is {family}"
 
 
 def _notes(recorded: str | None, used: str, trained: Path) -> tuple[str, ...]:

@@ -148,6 +148,16 @@ def test_an_adapter_of_another_base_is_refused_with_the_names_of_both(
         find(str(results), [f"model.path={base}"])
 
 
+def test_an_adapter_of_another_family_of_the_same_sizes_is_refused(
+    results: Path, tiny_glm: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_glm, tmp_path / "base"))
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "family": "chatglm2"}))
+    with pytest.raises(ModelError, match=r"tiny-glm and does not .*: that is chatglm3, and this"):
+        find(str(results), [f"model.path={base}"])
+
+
 def test_an_adapter_of_a_base_of_another_size_is_refused_with_the_module(tmp_path: Path) -> None:
     from tests.asking.conftest import write_adapter
 
