@@ -21,6 +21,7 @@ from raytune_glm.config.plan import total_steps
 from raytune_glm.config.tree import RunConfig, SweepConfig
 from raytune_glm.data import DataConfig, Split, check_files
 from raytune_glm.errors import ConfigError, UserError
+from raytune_glm.methods import METHODS
 from raytune_glm.models import Checkpoint
 
 T = TypeVar("T")
@@ -87,6 +88,8 @@ def check_sweep(sweep: SweepConfig) -> Plan:
     runs = _corner_runs(sweep)
     num_rows = _RowCounts(sweep.data, rows)
     for check in (
+        lambda run: run.model.check(model),
+        lambda run: _check_base_trainable(run, model),
         lambda run: run.method.check(model.shape, model.family),
         lambda run: _check_length(run, model),
         lambda run: _check_reports(run, sweep, num_rows(run)),
@@ -194,6 +197,18 @@ def _check_dev(sweep: SweepConfig) -> None:
         raise ConfigError(
             "data.dev must be given, or data.dev_rows draw it from the training rows: trials are "
             f"compared by {sweep.search.metric} on rows that they did not train on"
+        )
+
+
+def _check_base_trainable(run: RunConfig, model: Checkpoint) -> None:
+    """What is stored in a few bits has no gradients; adapters beside it have."""
+    stored = model.stored_quantization
+    if run.method.trains_base and stored is not None:
+        fitting = (name for name, method in METHODS.items() if not method.trains_base)
+        raise ConfigError(
+            f"method.name must be one of {', '.join(fitting)} for a checkpoint whose weights are "
+            f"stored as {stored}, since those are not trained themselves, but got "
+            f"name={run.method.name}: take another method, or the checkpoint that is not quantised"
         )
 
 

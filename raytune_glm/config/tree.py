@@ -60,6 +60,9 @@ class ModelSettings(_Section):
     """Number format of the weights and of the arithmetic; fp16 trains with a dynamic loss scale."""
     quantization: Literal["int8", "nf4"] | None = None
     """Store the base's linears in 8 or 4 bits by bitsandbytes; adapters stay in `precision`."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "auto"
+    """Attention function. `auto`: FlashAttention 2 on a GPU where it is installed and the model and
+    its precision can have it, else PyTorch's SDPA, which is right everywhere."""
 
     def inspect(self) -> Checkpoint:
         """Look at the checkpoint without torch.
@@ -74,6 +77,16 @@ class ModelSettings(_Section):
             self.path, self.family, template=self.template, quantization=self.quantization
         )
 
+    def check(self, model: Checkpoint) -> None:
+        """Refuse what the checkpoint cannot be loaded with.
+
+        Raises:
+            ModelError: The setting, its value and what to write instead.
+        """
+        model.check(
+            precision=self.precision, quantization=self.quantization, attention=self.attention
+        )
+
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the checkpoint's tokenizer."""
         from raytune_glm.models import load_tokenizer
@@ -81,11 +94,15 @@ class ModelSettings(_Section):
         return load_tokenizer(self.path, family=self.family)
 
     def load(self, device: str) -> PreTrainedModel:
-        """Load the model onto a device, in its precision and quantization."""
+        """Load the model onto a device, in its precision, quantization and attention."""
         from raytune_glm.models import load_model
 
         return load_model(
-            self.path, precision=self.precision, quantization=self.quantization, device=device
+            self.path,
+            precision=self.precision,
+            quantization=self.quantization,
+            device=device,
+            attention=self.attention,
         )
 
 

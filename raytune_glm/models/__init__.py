@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from raytune_glm.errors import ModelError
 from raytune_glm.models import folder as folders
+from raytune_glm.models.attention import Attention, check_attention
 from raytune_glm.models.chatglm1 import ChatGLM1
 from raytune_glm.models.chatglm2 import ChatGLM2
 from raytune_glm.models.chatglm3 import ChatGLM3
 from raytune_glm.models.chatglm4 import ChatGLM4
 from raytune_glm.models.family import Encoded, Family, LinearShape, Message, ModelShape
 from raytune_glm.models.generic import Generic
+from raytune_glm.models.glm import Glm
 from raytune_glm.models.llama import Llama
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAMILIES",
+    "Attention",
     "Checkpoint",
     "Encoded",
     "Family",
@@ -57,7 +60,7 @@ _STORED: dict[str, Precision] = {
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (ChatGLM3(), ChatGLM2(), ChatGLM4(), ChatGLM1(), Llama(), Generic())
+    for family in (ChatGLM3(), ChatGLM2(), ChatGLM4(), ChatGLM1(), Glm(), Llama(), Generic())
 }
 """Every family by name. The first one that matches a checkpoint is taken, so `generic` is last."""
 
@@ -70,6 +73,22 @@ class Checkpoint:
     config: dict[str, Any]
     family: Family
     shape: ModelShape
+
+    @property
+    def stored_quantization(self) -> str | None:
+        """How its own weights are quantised, such as `int4`; None where they are not."""
+        return folders.stored_quantization(self.config)
+
+    def check(
+        self, *, precision: Precision, quantization: Quantization | None, attention: Attention
+    ) -> None:
+        """Refuse what `load_model` would refuse of these arguments, whatever the machine.
+
+        Raises:
+            ModelError: The setting, its value and what to write instead.
+        """
+        folders.check_quantization(self.config, quantization)
+        check_attention(attention, self.family, precision)
 
 
 def family_of(
@@ -149,6 +168,7 @@ def load_model(
     precision: Precision = "fp32",
     quantization: Quantization | None = None,
     device: str = "cpu",
+    attention: Attention = "auto",
     random_weights: bool = False,
 ) -> PreTrainedModel:
     """Load a causal language model in evaluation mode, its weights in memory once.
@@ -161,6 +181,8 @@ def load_model(
         precision: Of the weights, or where they are quantised, of the rest and of the arithmetic.
         quantization: Quantise the linears in the layers with bitsandbytes while loading.
         device: Where the weights go: `cpu`, `cuda`, `cuda:1`, ...
+        attention: The attention function; `auto` is FlashAttention 2 on a GPU where the package is
+            installed and the family and the precision can have it, else SDPA.
         random_weights: Draw the weights from torch's generator and read none: a model of true shape
             for benchmarks and memory measurements.
 
@@ -180,6 +202,7 @@ def load_model(
             precision=precision,
             quantization=quantization,
             device=device,
+            attention=attention,
         )
     folder = folders.local_folder(path)
     config = folders.read_json(folder, "config.json")
@@ -190,14 +213,15 @@ def load_model(
         precision=precision,
         quantization=quantization,
         device=device,
+        attention=attention,
     )
 
 
 def published_config(name: str | Path) -> dict[str, Any] | None:
     """Give the sizes of a published checkpoint by its name, such as `chatglm3-6b`, or None."""
     for family in FAMILIES.values():
-        if str(name) in family.published:
-            return dict(family.published[str(name)])
+        if (known := family.published.get(str(name).lower())) is not None:
+            return dict(known)
     return None
 
 

@@ -37,6 +37,7 @@ class ChatGLM1(Family):
     default_lora_modules = ("query_key_value",)
     tokenizer_files = ("ice_text.model",)
     has_own_prefix = True
+    supports_flash_attention = False
     needs_token_ids = True
     # Of `config.json` of THUDM/chatglm-6b at the hub.
     published: Mapping[str, Mapping[str, Any]] = MappingProxyType(

@@ -2,7 +2,7 @@ r"""GLM-4-9B's first release: the ChatGLM layout with a byte-pair vocabulary in 
 
 A row is `[gMASK]<sop><|user|>\n question <|assistant|>\n answer <|endoftext|>`, ChatGLM3's with
 other start and end tokens. (The later release, `glm-4-9b-chat-hf`, is transformers' own `glm`
-architecture and goes through `generic`.) Read next: `chatglm.tokenization4`.
+architecture and of the family `glm`.) Read next: `chatglm.tokenization4`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 # `[gMASK] <sop>`, the assistant's role token and line break, `<|endoftext|>`.
 _FORMAT = RoleFormat(start=("[gMASK]", "<sop>"), end="<|endoftext|>", num_reserved=5)
 
+_CONFIG_9B = {
+    **layout.CONFIG_6B,
+    "family": "chatglm4",
+    "num_layers": 40,
+    "padded_vocab_size": 151552,
+    "seq_length": 131072,
+    "rope_ratio": 500,
+    "layernorm_epsilon": 1.5625e-07,
+    "eos_token_id": [151329, 151336, 151338],
+    "pad_token_id": 151329,
+}
+
 
 class ChatGLM4(Family):
     """GLM-4-9B and GLM-4-9B-Chat as first released."""
@@ -34,20 +46,16 @@ class ChatGLM4(Family):
     tokenizer_files = ("tokenizer.model",)
     has_own_prefix = True
     joining_model_types = (layout.MODEL_TYPE,)
-    # From `config.json` of THUDM/glm-4-9b-chat.
+    # From `config.json` of THUDM/glm-4-9b-chat and glm-4-9b-chat-1m.
     published: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         {
-            "glm-4-9b-chat": {
-                **layout.CONFIG_6B,
-                "family": "chatglm4",
-                "num_layers": 40,
-                "padded_vocab_size": 151552,
-                "seq_length": 131072,
-                "rope_ratio": 500,
-                "layernorm_epsilon": 1.5625e-07,
-                "eos_token_id": [151329, 151336, 151338],
-                "pad_token_id": 151329,
-            }
+            "glm-4-9b-chat": _CONFIG_9B,
+            "glm-4-9b-chat-1m": {
+                **_CONFIG_9B,
+                "multi_query_group_num": 4,
+                "seq_length": 1048576,
+                "rope_ratio": 10000,
+            },
         }
     )
 

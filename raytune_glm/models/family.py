@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from raytune_glm.errors import ConfigError
+from raytune_glm.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,6 +103,9 @@ class Family(ABC):
     """Files of a checkpoint folder of which at least one must be there to build a tokenizer."""
     has_own_prefix: bool = False
     """Whether its model has `add_prefix`: the published P-Tuning, before the text's position 0."""
+    supports_flash_attention: bool = True
+    """Whether its attention is causal with at most pads masked, which is all that FlashAttention's
+    kernels can do."""
     needs_token_ids: bool = False
     """Whether the model reads its layout off the ids, so that embeddings alone are not enough."""
     joining_model_types: tuple[str, ...] = ()
@@ -254,3 +257,24 @@ def in_layers(path: str, num_layers: int, sizes: Mapping[str, int]) -> dict[str,
         for layer in range(num_layers)
         for name, size in sizes.items()
     }
+
+
+def size_in(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """Read a size from a `config.json`.
+
+    Args:
+        config: What the file says.
+        key: Name of the size.
+        default: What it is where the file does not say; without one, the file must.
+
+    Raises:
+        ModelError: It is missing, or not a positive integer.
+    """
+    value = config.get(key)
+    if value is None:
+        value = default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelError(
+            f"`{key}` must be a positive integer, but got {key}={value!r}: config.json is damaged."
+        )
+    return value

@@ -165,23 +165,32 @@ def check_quantization(config: Mapping[str, Any], quantization: str | None) -> N
     Raises:
         ModelError: It is to be quantised a second time, or has quantised embeddings.
     """
-    num_bits, theirs = config.get("quantization_bit"), config.get("quantization_config")
-    if quantization is not None and (num_bits or theirs):
-        kind = f"int{num_bits}" if num_bits else _quantization_kind(theirs)
+    kind = stored_quantization(config)
+    if quantization is not None and kind is not None:
         raise ModelError(
             f"`quantization` must be left out for a checkpoint that is quantised already, but got "
             f"quantization={quantization!r} for one of {kind}: leave it out, or take the "
             "checkpoint that is not quantised."
         )
-    if num_bits and config.get("quantization_embeddings"):
+    if config.get("quantization_bit") and config.get("quantization_embeddings"):
         raise ModelError(
             "the embeddings of a checkpoint must not be quantised, but config.json has "
             "quantization_embeddings=true: take the checkpoint whose layers alone are."
         )
 
 
-def _quantization_kind(described: Any) -> str:
-    method = described.get("quant_method") if isinstance(described, Mapping) else None
+def stored_quantization(config: Mapping[str, Any]) -> str | None:
+    """Say how a checkpoint's own weights are quantised, such as `int4`; None where they are not.
+
+    Args:
+        config: Its `config.json`.
+    """
+    num_bits, theirs = config.get("quantization_bit"), config.get("quantization_config")
+    if num_bits:
+        return f"int{num_bits}"
+    if not theirs:
+        return None
+    method = theirs.get("quant_method") if isinstance(theirs, Mapping) else None
     return f"quant_method={method}"
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from raytune_glm.errors import ModelError
 from raytune_glm.models.alpaca import known_template
 from raytune_glm.models.family import (
     Encoded,
@@ -20,6 +19,7 @@ from raytune_glm.models.family import (
     Message,
     ModelShape,
     in_layers,
+    size_in,
 )
 from raytune_glm.models.llama_original import OriginalLlama, original_llama
 from raytune_glm.models.text_rows import TextRows
@@ -79,13 +79,13 @@ class Llama(Family):
 
     def shape(self, config: Mapping[str, Any], folder: Path | None = None) -> ModelShape:
         """See `Family.shape`."""
-        hidden = _size(config, "hidden_size")
-        ffn = _size(config, "intermediate_size")
-        layers = _size(config, "num_hidden_layers")
-        heads = _size(config, "num_attention_heads")
-        vocab = _size(config, "vocab_size")
-        kv_heads = _size(config, "num_key_value_heads", heads)
-        head_dim = _size(config, "head_dim", hidden // heads)
+        hidden = size_in(config, "hidden_size")
+        ffn = size_in(config, "intermediate_size")
+        layers = size_in(config, "num_hidden_layers")
+        heads = size_in(config, "num_attention_heads")
+        vocab = size_in(config, "vocab_size")
+        kv_heads = size_in(config, "num_key_value_heads", heads)
+        head_dim = size_in(config, "head_dim", hidden // heads)
         attention_bias = bool(config.get("attention_bias", False))
         mlp_bias = bool(config.get("mlp_bias", False))
         sizes = {
@@ -98,8 +98,8 @@ class Llama(Family):
             "mlp.down_proj": (ffn, hidden, mlp_bias),
         }
         per_layer = {"input_layernorm.weight": hidden, "post_attention_layernorm.weight": hidden}
-        for name, (size_in, out, bias) in sizes.items():
-            per_layer[f"{name}.weight"] = size_in * out
+        for name, (width, out, bias) in sizes.items():
+            per_layer[f"{name}.weight"] = width * out
             if bias:
                 per_layer[f"{name}.bias"] = out
         tied = config.get("tie_word_embeddings", False)
@@ -109,13 +109,13 @@ class Llama(Family):
             vocab_size=vocab,
             num_key_value_heads=kv_heads,
             head_dim=head_dim,
-            max_length=_size(config, "max_position_embeddings", _DEFAULT_MAX_LENGTH),
+            max_length=size_in(config, "max_position_embeddings", _DEFAULT_MAX_LENGTH),
             linears=tuple(
                 LinearShape(
-                    name=f"{self.layers_path}.{layer}.{name}", in_features=size_in, out_features=out
+                    name=f"{self.layers_path}.{layer}.{name}", in_features=width, out_features=out
                 )
                 for layer in range(layers)
-                for name, (size_in, out, _) in sizes.items()
+                for name, (width, out, _) in sizes.items()
             ),
             parameters={
                 "model.embed_tokens.weight": vocab * hidden,
@@ -160,14 +160,3 @@ class Llama(Family):
     def stop_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """See `Family.stop_token_ids`."""
         return TextRows(tokenizer, self.template).stop_token_ids()
-
-
-def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = config.get(key)
-    if value is None:
-        value = default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(
-            f"`{key}` must be a positive integer, but got {key}={value!r}: config.json is damaged."
-        )
-    return value

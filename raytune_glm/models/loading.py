@@ -17,11 +17,13 @@ import torch
 
 from raytune_glm.errors import ModelError
 from raytune_glm.models import folder as folders
+from raytune_glm.models.attention import chosen_implementation
+from raytune_glm.models.loss import skip_unlabelled_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from raytune_glm.models import Precision, Quantization
+    from raytune_glm.models import Attention, Precision, Quantization
     from raytune_glm.models.family import Family, ModelShape
 
 log = logging.getLogger(__name__)
@@ -41,12 +43,22 @@ def load(
     precision: Precision,
     quantization: Quantization | None,
     device: str,
+    attention: Attention,
 ) -> PreTrainedModel:
     """Load the weights of a checkpoint folder; arguments and errors as `models.load_model`."""
     _check_choices(precision, quantization)
     folders.check_quantization(config, quantization)
     files = folders.weight_files(folder)
-    arguments: dict[str, Any] = {"dtype": _DTYPES[precision]}
+    arguments: dict[str, Any] = {
+        "dtype": _DTYPES[precision],
+        "attn_implementation": chosen_implementation(
+            attention,
+            family,
+            precision=precision,
+            device=device,
+            class_supports_flash=_supports_flash(family, config),
+        ),
+    }
     if quantization is not None:
         _check_quantizable(family.shape(config, folder), quantization, device)
         arguments["quantization_config"] = _bitsandbytes(quantization, _DTYPES[precision])
@@ -73,7 +85,7 @@ def load(
     _refuse_unfit(folder, report)
     log.debug("loaded %s as %s from %s", family.name, precision, folder)
     loaded: PreTrainedModel = model
-    return loaded
+    return _ready(loaded)
 
 
 def load_random(
@@ -83,6 +95,7 @@ def load_random(
     precision: Precision,
     quantization: Quantization | None,
     device: str,
+    attention: Attention,
 ) -> PreTrainedModel:
     """Build a model with weights drawn from torch's generator.
 
@@ -92,6 +105,7 @@ def load_random(
         precision: See `models.load_model`.
         quantization: See there. Each linear is quantised after it is drawn.
         device: See there.
+        attention: See there.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -99,12 +113,22 @@ def load_random(
     folders.check_quantization(config, quantization)
     dtype = _DTYPES[precision]
     model_class = family.model_class()
+    arguments: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": chosen_implementation(
+            attention,
+            family,
+            precision=precision,
+            device=device,
+            class_supports_flash=_supports_flash(family, config),
+        ),
+    }
     with torch.device(device):
         if model_class is AutoModelForCausalLM:
-            model = model_class.from_config(AutoConfig.for_model(**config), dtype=dtype)
+            model = model_class.from_config(AutoConfig.for_model(**config), **arguments)
         else:
             described = model_class.config_class.from_dict(dict(config))
-            model = model_class._from_config(described, dtype=dtype)
+            model = model_class._from_config(described, **arguments)
     if quantization is not None:
         shape = family.shape(config)
         _check_quantizable(shape, quantization, device)
@@ -114,7 +138,7 @@ def load_random(
             setattr(model.get_submodule(parent), name, quantised.to(device))
         model.is_quantized = True
     built: PreTrainedModel = model.eval()
-    return built
+    return _ready(built)
 
 
 def tied_weights(config: Mapping[str, Any], family: Family) -> dict[str, str]:
@@ -159,6 +183,27 @@ def register_auto_classes() -> None:
             AutoModel.register(config_class, model, exist_ok=True)
             AutoModelForCausalLM.register(config_class, generator, exist_ok=True)
             AutoTokenizer.register(config_class, tokenizer_class=tokenizer, exist_ok=True)
+
+
+def _ready(model: PreTrainedModel) -> PreTrainedModel:
+    """Do to a loaded model what training it needs."""
+    for module in model.modules():
+        # On some CPUs bitsandbytes packs nf4 weights anew at the first forward in evaluation, into
+        # a form that has no backward: gradients after it would be wrong without an error.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    skip_unlabelled_rows(model)
+    return model
+
+
+def _supports_flash(family: Family, config: Mapping[str, Any]) -> bool:
+    """Say whether the class that runs a model has FlashAttention, by transformers' own mark."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+
+    model_class = family.model_class()
+    if model_class is AutoModelForCausalLM:
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[config["model_type"]]]
+    return bool(model_class._supports_flash_attn)
 
 
 def _hush_bitsandbytes() -> None:

@@ -242,4 +242,5 @@ def test_the_named_family_must_exist_and_fit(copy: Path, llama_folder: Path) -> 
 def test_generic_is_asked_last() -> None:
     assert list(FAMILIES)[-1] == "generic"
     assert family_of({"model_type": "llama"}).name == "llama"
-    assert family_of({"model_type": "glm4"}).name == "generic"
+    assert family_of({"model_type": "glm4"}).name == "glm"
+    assert family_of({"model_type": "qwen3"}).name == "generic"

@@ -189,6 +189,22 @@ def test_nf4_on_a_cpu_refuses_linears_that_its_kernel_cannot_do(chatglm_folder: 
         load_model(chatglm_folder, quantization="nf4")
 
 
+def test_an_evaluation_before_it_does_not_change_the_gradients_on_an_nf4_base(
+    tmp_path: Path,
+) -> None:
+    folder = write_chatglm(tmp_path, hidden_size=64, ffn_hidden_size=64, kv_channels=16)
+    gradients = []
+    for evaluated_before in (False, True):
+        model: Any = load_model(folder, quantization="nf4")
+        if evaluated_before:
+            logits(model)
+        embedded = model.get_input_embeddings()(IDS).detach().requires_grad_()
+        model.train()(inputs_embeds=embedded, labels=IDS).loss.backward()
+        gradients.append(embedded.grad)
+    assert gradients[0].abs().max() > 1e-3
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
 def test_register_enters_the_auto_classes_with_remote_code_off(
     chatglm_folder: Path, reference: torch.Tensor
 ) -> None:

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from raytune_glm.errors import ModelError
 from raytune_glm.models import load_model
-from raytune_glm.models.chatglm.loss import labelled_loss
+from raytune_glm.models.loss import labelled_loss
 
 ROWS = [[5, 9, 60, 270, 301, 12], [7, 80, 2], [31, 32, 33, 34]]
 

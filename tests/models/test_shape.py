@@ -48,22 +48,38 @@ def test_a_llama_folders_shape_is_the_built_models(llama_folder: Path) -> None:
     assert_shape_is_the_models(llama_folder)
 
 
+SIZES: dict[str, Any] = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+}
+
+
+@pytest.mark.parametrize("model_type", ["glm", "glm4"])
+@pytest.mark.parametrize("attention_bias", [True, False])
+def test_a_glm4_folders_shape_is_the_built_models(
+    model_type: str, attention_bias: bool, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(model_type, **SIZES, attention_bias=attention_bias)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    write_byte_tokenizer(tmp_path)
+    assert inspect_folder(tmp_path).family.name == "glm"
+    assert_shape_is_the_models(tmp_path)
+
+
 @pytest.mark.parametrize("with_headers", [True, False], ids=["safetensors", "bin"])
 def test_a_generic_folders_shape_is_the_built_models(tmp_path: Path, with_headers: bool) -> None:
     import torch
-    from transformers import GlmConfig, GlmForCausalLM
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    config = GlmConfig(
-        vocab_size=400,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        pad_token_id=0,
-    )
-    model = GlmForCausalLM(config)
+    model = Qwen3ForCausalLM(Qwen3Config(**SIZES))
     model.save_pretrained(tmp_path)
     if not with_headers:
         (tmp_path / "model.safetensors").unlink()
@@ -86,6 +102,10 @@ def published_shape(name: str) -> tuple[Any, Any]:
         ("chatglm-6b", "chatglm", 6_173_286_400),
         ("chatglm2-6b", "chatglm2", 6_243_584_000),
         ("chatglm3-6b", "chatglm3", 6_243_584_000),
+        ("glm-4-9b-chat", "chatglm4", 9_399_951_360),
+        ("glm-4-9b-chat-hf", "glm", 9_399_951_360),
+        ("GLM-4-9B-0414", "glm", 9_400_279_040),
+        ("GLM-Z1-32B-0414", "glm", 32_566_081_536),
         ("llama-7b", "llama", 6_738_415_616),
         ("llama-13b", "llama", 13_015_864_320),
         ("llama-65b", "llama", 65_285_660_672),

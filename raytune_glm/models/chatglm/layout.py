@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from raytune_glm.errors import ModelError
-from raytune_glm.models.family import LinearShape, ModelShape, in_layers
+from raytune_glm.models.family import LinearShape, ModelShape, in_layers, size_in
 
 MODEL_TYPE = "chatglm"
 LAYERS_PATH = "transformer.encoder.layers"
@@ -137,17 +137,3 @@ def shape(config: Mapping[str, Any]) -> ModelShape:
 def prefix_embedding_size(shape: ModelShape) -> int:
     """Width of the prefix table under its projection: the published code's `kv_size`."""
     return 2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim
-
-
-def size_in(config: Mapping[str, Any], key: str) -> int:
-    """Read a size from a `config.json`.
-
-    Raises:
-        ModelError: It is missing, or not a positive integer.
-    """
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(
-            f"`{key}` must be a positive integer, but got {key}={value!r}: config.json is damaged."
-        )
-    return value

@@ -3,7 +3,7 @@
 The arithmetic is that of `modeling_chatglm.py` of THUDM/chatglm3-6b: RMSNorm, grouped-query
 attention with interleaved rotary positions on the first half of each head, SwiGLU, no bias but in
 the fused query-key-value projection. Attention runs through transformers' attention interface (SDPA
-unless the user asks for another), with one mask a forward. Read next: `loss`.
+unless the user asks for another), with one mask a forward. Read next: `models.loss`.
 
 Shape suffixes: B batch, T tokens of this call, S tokens with the cached ones, H hidden, N query
 heads, G key-value heads, D head size, R rotated pairs of a head, V padded vocabulary.
@@ -25,9 +25,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from raytune_glm.errors import ModelError
 from raytune_glm.models.chatglm.attention import eager_attention, rotary_tables, rotate_pairs
 from raytune_glm.models.chatglm.configuration import ChatGLMConfig
-from raytune_glm.models.chatglm.loss import labelled_loss
 from raytune_glm.models.chatglm.packed import PackedLinear, make_linear
 from raytune_glm.models.chatglm.prefix import Prefix, PrefixEncoder, seeded
+from raytune_glm.models.loss import labelled_loss
 
 
 class ChatGLMRMSNorm(nn.Module):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from raytune_glm.models.chatglm.layout import MODEL_TYPE, size_in
-from raytune_glm.models.family import LinearShape, ModelShape, in_layers
+from raytune_glm.models.chatglm.layout import MODEL_TYPE
+from raytune_glm.models.family import LinearShape, ModelShape, in_layers, size_in
 
 LAYERS_PATH = "transformer.layers"
 

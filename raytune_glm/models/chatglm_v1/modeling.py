@@ -26,11 +26,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from raytune_glm.errors import ModelError
 from raytune_glm.models.chatglm.attention import eager_attention
-from raytune_glm.models.chatglm.loss import labelled_loss
 from raytune_glm.models.chatglm.packed import PackedLinear, make_linear
 from raytune_glm.models.chatglm.prefix import PrefixEncoder, seeded
 from raytune_glm.models.chatglm_v1 import positions as places
 from raytune_glm.models.chatglm_v1.configuration import ChatGLMV1Config
+from raytune_glm.models.loss import labelled_loss
 
 _RESIDUAL_SCALE = (2 * 28) ** 0.5
 """Factor of the residual: the published block takes 28 layers for granted in every model."""

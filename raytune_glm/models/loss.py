@@ -1,0 +1,175 @@
+"""Next-token loss that never holds more logits than it needs.
+
+Our ChatGLM code calls `labelled_loss` itself; `skip_unlabelled_rows` has the models of transformers
+do the same. Read next: `loading`.
+
+Shape suffixes: B batch, T tokens, H hidden, K labelled rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from raytune_glm.models.family import IGNORED_LABEL
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+MAX_CHUNK_LOGITS = 2**26
+"""Most fp32 logits that exist at a time: 256 MiB, about 1000 rows of ChatGLM's 65024."""
+
+
+def labelled_loss(
+    hidden_BTH: Tensor,
+    labels_BT: Tensor,
+    output_layer: nn.Module,
+    *,
+    num_items_in_batch: Tensor | int | None = None,
+    max_chunk_logits: int = MAX_CHUNK_LOGITS,
+) -> Tensor:
+    """Mean cross entropy of the next token, in fp32, over the rows that carry a label.
+
+    Logits are computed for those rows only, and where they are many, in chunks whose logits are
+    dropped and computed again in the backward pass.
+
+    Args:
+        hidden_BTH: Normed last hidden states.
+        labels_BT: Ids, not shifted; `IGNORED_LABEL` where no loss is taken.
+        output_layer: Maps hidden states to logits.
+        num_items_in_batch: Divisor instead of the number of labelled rows.
+        max_chunk_logits: Most logits to hold at a time.
+
+    Returns:
+        A scalar. 0 where no row carries a label.
+    """
+    targets_BT = labels_BT[:, 1:].to(hidden_BTH.device)
+    labelled_BT = targets_BT != IGNORED_LABEL
+    rows_KH = hidden_BTH[:, :-1][labelled_BT]
+    targets_K = targets_BT[labelled_BT]
+    vocab_size = int(output_layer.out_features)  # type: ignore[arg-type]
+    rows_per_chunk = max(1, max_chunk_logits // vocab_size)
+
+    def chunk_loss(rows: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(output_layer(rows).float(), targets, reduction="sum")
+
+    if len(rows_KH) <= rows_per_chunk:
+        # An empty batch still goes through the layer: under ZeRO-3 every rank must take part.
+        total = chunk_loss(rows_KH, targets_K)
+    else:
+        parts = [
+            checkpoint(chunk_loss, rows, targets, use_reentrant=False)
+            for rows, targets in zip(
+                torch.split(rows_KH, rows_per_chunk),
+                torch.split(targets_K, rows_per_chunk),
+                strict=True,
+            )
+        ]
+        total = torch.stack(parts).sum()
+    if num_items_in_batch is None:
+        num_items_in_batch = max(1, len(targets_K))
+    elif isinstance(num_items_in_batch, Tensor):
+        num_items_in_batch = num_items_in_batch.to(total.device)
+    return total / num_items_in_batch
+
+
+def skip_unlabelled_rows(model: PreTrainedModel) -> None:
+    """Have a model of transformers take its training loss from labelled rows alone.
+
+    In training with labels its forward then gives the loss that it gave before and no logits;
+    `skip_logits=True` asks for the same outside training, `skip_logits=False` for the model's own
+    way. Everything up to the output layer, auxiliary outputs included, stays the model's own. One
+    whose logits are more than its output layer gives, or whose loss is more than their mean cross
+    entropy, is left as it is, which is logged; our ChatGLM models do all this by themselves.
+
+    Args:
+        model: The model, in evaluation mode and with weights; it is changed.
+    """
+    if "skip_logits" in inspect.signature(model.forward).parameters:
+        return
+    reason = _reason_for_own_loss(model)
+    if reason is not None:
+        log.info("%s keeps its own loss over all rows: %s", type(model).__name__, reason)
+        return
+    plain = model.forward
+    # A partial and not a closure: it is copied and pickled with the model that it holds.
+    model.forward = functools.update_wrapper(functools.partial(_forward, model, plain), plain)
+
+
+def _forward(
+    model: PreTrainedModel,
+    plain: Callable[..., Any],
+    *args: Any,
+    skip_logits: bool | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Run `plain`, the model's own forward, but for logits and loss where labels are given."""
+    arguments = {**dict(zip(inspect.signature(plain).parameters, args, strict=False)), **kwargs}
+    labels = arguments.get("labels")
+    if labels is None or not (model.training if skip_logits is None else skip_logits):
+        return plain(**arguments)
+    if arguments.get("output_router_logits") or arguments.get("return_dict") is False:
+        return plain(**arguments)
+    for own in ("labels", "logits_to_keep"):
+        arguments.pop(own, None)
+    num_items = arguments.pop("num_items_in_batch", None)
+    head: Any = model.get_output_embeddings()
+    with _withheld(head) as seen:
+        output = plain(**arguments)
+    loss = labelled_loss(seen[0], labels, head, num_items_in_batch=num_items)
+    return type(output)(**{**output, "loss": loss, "logits": None})
+
+
+@contextmanager
+def _withheld(head: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the hidden states that are given to the output layer, which gets none of them."""
+    seen: list[Tensor] = []
+
+    def take(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
+        seen.append(given[0])
+        return (given[0][:, :0],)
+
+    handle = head.register_forward_pre_hook(take)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _reason_for_own_loss(model: PreTrainedModel) -> str | None:
+    """Say why a model's loss cannot be taken from its output layer alone; None where it can.
+
+    Asked of the model itself, on four tokens, because architectures differ in ways that no
+    configuration tells: scaled or capped logits, losses of a router.
+    """
+    head: Any = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        return "its output layer is not one linear"
+    ids = torch.arange(1, 5, device=head.weight.device)[None]
+    seen: list[Tensor] = []
+    handle = head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        with torch.no_grad():
+            output = model(input_ids=ids, labels=ids)
+            logits = head(seen[0]).float()
+    except Exception as error:  # an architecture may want inputs that nobody here knows of
+        return f"it does not run on plain tokens ({type(error).__name__}: {error})"
+    finally:
+        handle.remove()
+    # To the bit: a cap on small logits changes no more than that.
+    if not torch.equal(output.logits.float(), logits):
+        return "its logits are not its output layer's"
+    mean = nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
+    if not torch.isclose(output.loss.float(), mean, rtol=1e-5, atol=1e-5):
+        return "its loss is not the mean cross entropy of the next token"
+    return None
