@@ -187,6 +187,7 @@ def register_auto_classes() -> None:
 
 def _ready(model: PreTrainedModel) -> PreTrainedModel:
     """Do to a loaded model what training it needs."""
+    module: Any
     for module in model.modules():
         # On some CPUs bitsandbytes packs nf4 weights anew at the first forward in evaluation, into
         # a form that has no backward: gradients after it would be wrong without an error.

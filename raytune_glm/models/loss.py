@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -93,41 +93,52 @@ def skip_unlabelled_rows(model: PreTrainedModel) -> None:
     entropy, is left as it is, which is logged; our ChatGLM models do all this by themselves.
 
     Args:
-        model: The model, in evaluation mode and with weights; it is changed.
+        model: The model; it is changed.
     """
-    if "skip_logits" in inspect.signature(model.forward).parameters:
-        return
-    reason = _reason_for_own_loss(model)
-    if reason is not None:
-        log.info("%s keeps its own loss over all rows: %s", type(model).__name__, reason)
-        return
-    plain = model.forward
-    # A partial and not a closure: it is copied and pickled with the model that it holds.
-    model.forward = functools.update_wrapper(functools.partial(_forward, model, plain), plain)
+    if "skip_logits" not in inspect.signature(model.forward).parameters:
+        model.forward = _LeanForward(model)
 
 
-def _forward(
-    model: PreTrainedModel,
-    plain: Callable[..., Any],
-    *args: Any,
-    skip_logits: bool | None = None,
-    **kwargs: Any,
-) -> Any:
-    """Run `plain`, the model's own forward, but for logits and loss where labels are given."""
-    arguments = {**dict(zip(inspect.signature(plain).parameters, args, strict=False)), **kwargs}
-    labels = arguments.get("labels")
-    if labels is None or not (model.training if skip_logits is None else skip_logits):
-        return plain(**arguments)
-    if arguments.get("output_router_logits") or arguments.get("return_dict") is False:
-        return plain(**arguments)
-    for own in ("labels", "logits_to_keep"):
-        arguments.pop(own, None)
-    num_items = arguments.pop("num_items_in_batch", None)
-    head: Any = model.get_output_embeddings()
-    with _withheld(head) as seen:
-        output = plain(**arguments)
-    loss = labelled_loss(seen[0], labels, head, num_items_in_batch=num_items)
-    return type(output)(**{**output, "loss": loss, "logits": None})
+class _LeanForward:
+    """A model's own forward, but for logits and loss where labels are given.
+
+    An object and not a closure: it is copied and pickled with the model that it holds.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._plain: Callable[..., Any] = model.forward
+        self._is_sound: bool | None = None
+        """Whether the model's loss is that of its output layer; None until it was first asked."""
+        functools.update_wrapper(self, self._plain)
+
+    def __call__(self, *args: Any, skip_logits: bool | None = None, **kwargs: Any) -> Any:
+        """Run the model; see `skip_unlabelled_rows`."""
+        names = inspect.signature(self._plain).parameters
+        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        skips = self._model.training if skip_logits is None else skip_logits
+        if arguments.get("labels") is None or not skips or not self._can_skip(arguments):
+            return self._plain(**arguments)
+        labels = arguments.pop("labels")
+        arguments.pop("logits_to_keep", None)
+        num_items = arguments.pop("num_items_in_batch", None)
+        head: Any = self._model.get_output_embeddings()
+        with _withheld(head) as seen:
+            output = self._plain(**arguments)
+        loss = labelled_loss(seen[0], labels, head, num_items_in_batch=num_items)
+        return type(output)(**{**output, "loss": loss, "logits": None})
+
+    def _can_skip(self, arguments: Mapping[str, Any]) -> bool:
+        if arguments.get("output_router_logits") or arguments.get("return_dict") is False:
+            return False
+        if self._is_sound is None:
+            # Not while loading: ZeRO-3 has the weights in reach of a forward under its engine only.
+            reason = _reason_for_own_loss(self._model, self._plain)
+            self._is_sound = reason is None
+            if reason is not None:
+                name = type(self._model).__name__
+                log.info("%s keeps its own loss over all rows: %s", name, reason)
+        return self._is_sound
 
 
 @contextmanager
@@ -146,21 +157,23 @@ def _withheld(head: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _reason_for_own_loss(model: PreTrainedModel) -> str | None:
+def _reason_for_own_loss(model: PreTrainedModel, plain: Callable[..., Any]) -> str | None:
     """Say why a model's loss cannot be taken from its output layer alone; None where it can.
 
     Asked of the model itself, on four tokens, because architectures differ in ways that no
     configuration tells: scaled or capped logits, losses of a router.
     """
     head: Any = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
+    if not hasattr(head, "out_features"):
         return "its output layer is not one linear"
-    ids = torch.arange(1, 5, device=head.weight.device)[None]
+    device = head.weight.device
+    ids = torch.arange(1, 5, device=device)[None]
     seen: list[Tensor] = []
     handle = head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     try:
-        with torch.no_grad():
-            output = model(input_ids=ids, labels=ids)
+        # The trial's own draws, for dropout, must not depend on this.
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            output = plain(input_ids=ids, labels=ids)
             logits = head(seen[0]).float()
     except Exception as error:  # an architecture may want inputs that nobody here knows of
         return f"it does not run on plain tokens ({type(error).__name__}: {error})"

@@ -314,3 +314,50 @@ def test_rows_that_nobody_has_counted_give_a_scheduler_no_end(file: Path) -> Non
     overrides = [ASHA, "data.train=hub:owner/name", "train.max_steps=null", "train.epochs=2"]
     assert refusal(file, *overrides).startswith("train.max_steps must be given for search.sched")
     assert check(file, ASHA, "data.train=hub:owner/name").rows == {"dev": 100}
+
+
+def write_config(folder: Path, tiny_glm: Path, **changes: object) -> Path:
+    """Copy the shipped model with another config.json; weights are not looked into by a check."""
+    folder.mkdir()
+    for name in ("tokenizer.model", "tokenizer_config.json", "model.safetensors"):
+        (folder / name).symlink_to(tiny_glm / name)
+    config = json.loads((tiny_glm / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("method", "stored", "kind"),
+    [
+        ("{name: full}", {"quantization_bit": 4}, "int4"),
+        ("{name: freeze, num_trainable_layers: 1}", {"quantization_bit": 8}, "int8"),
+        (
+            "{name: full}",
+            {"quantization_config": {"quant_method": "bitsandbytes"}},
+            "quant_method=bitsandbytes",
+        ),
+    ],
+)
+def test_a_method_that_trains_the_base_is_refused_for_a_checkpoint_stored_in_few_bits(
+    file: Path, tiny_glm: Path, tmp_path: Path, method: str, stored: dict[str, Any], kind: str
+) -> None:
+    packed = f"model.path={write_config(tmp_path / 'packed', tiny_glm, **stored)}"
+    assert check(file, packed).trainable[0] > 0
+    name = method.partition("name: ")[2].rstrip("}").partition(",")[0]
+    expected = f"weights are stored as {kind}, since those are not trained themselves, but got "
+    assert expected + f"name={name}" in refusal(file, packed, f"method={method}")
+    space = f"search.space.method={{one_of: {{lora: {{}}, {name}: {{}}}}}}"
+    if name == "full":
+        assert expected in refusal(file, packed, space)
+
+
+def test_a_corner_whose_model_cannot_be_loaded_so_is_refused(
+    file: Path, tiny_glm: Path, tmp_path: Path
+) -> None:
+    packed = f"model.path={write_config(tmp_path / 'packed', tiny_glm, quantization_bit=4)}"
+    space = "search.space.model.quantization={choice: [null, nf4]}"
+    assert "got quantization='nf4' for one of int4" in refusal(file, packed, space, kind=ModelError)
+    flash = "search.space.model.attention={choice: [sdpa, flash_attention_2]}"
+    message = refusal(file, flash, kind=ModelError)
+    assert "must be bf16 or fp16 for attention=flash_attention_2" in message
+    assert check(file, flash, "model.precision=bf16").precisions == {"bf16"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from raytune_glm.models import load_model
+from raytune_glm.errors import ModelError
+from raytune_glm.models import FAMILIES, load_model
+from raytune_glm.models.attention import chosen_implementation
 from tests.models.test_vectors import VECTORS, given
 
 NAME = "pads_only"
@@ -69,15 +72,81 @@ def test_a_causal_attention_with_a_mask_of_pads_gives_sdpas_loss_and_answers(
     assert results[0][1] == results[1][1]
 
 
+def test_the_attention_asked_for_is_the_one_that_runs(llama_folder: Path) -> None:
+    for folder in (VECTORS / "chatglm", VECTORS / "chatglm2", llama_folder):
+        for asked, runs in (("auto", "sdpa"), ("sdpa", "sdpa"), ("eager", "eager")):
+            for random_weights in (False, True):
+                model: Any = load_model(
+                    folder,
+                    attention=asked,  # type: ignore[arg-type]
+                    random_weights=random_weights,
+                )
+                assert model.config._attn_implementation == runs
+
+
 def test_flash_attention_is_refused_for_chatglms_mask_which_is_not_causal() -> None:
+    with pytest.raises(ModelError, match=r"`model.attention` must be auto, sdpa or eager for chat"):
+        load_model(VECTORS / "chatglm", attention="flash_attention_2", precision="bf16")
     model: Any = load_model(VECTORS / "chatglm")
     with pytest.raises(ValueError, match=r"does not support Flash Attention 2"):
         model.set_attn_implementation("flash_attention_2")
 
 
-def test_chatglm_refuses_a_sequence_beyond_its_limit() -> None:
-    from raytune_glm.errors import ModelError
+def test_flash_attention_is_refused_where_it_cannot_run() -> None:
+    folder = VECTORS / "chatglm2"
+    with pytest.raises(ModelError, match=r"must be bf16 or fp16 for attention=flash_attention_2"):
+        load_model(folder, attention="flash_attention_2")
+    with pytest.raises(ModelError, match=r"must be auto, sdpa or eager without a GPU, but got"):
+        load_model(folder, attention="flash_attention_3", precision="bf16")
 
+
+@pytest.mark.parametrize(
+    ("family", "precision", "device", "class_supports_flash", "chosen"),
+    [
+        ("chatglm3", "bf16", "cuda:1", True, "flash_attention_2"),
+        ("llama", "fp16", "cuda", True, "flash_attention_2"),
+        ("chatglm3", "fp32", "cuda", True, None),
+        ("chatglm3", "bf16", "cpu", True, None),
+        ("chatglm", "bf16", "cuda", False, None),
+        ("generic", "bf16", "cuda", False, None),
+    ],
+)
+def test_auto_is_flash_attention_exactly_where_it_is_installed_and_can_run(
+    family: str,
+    precision: Any,
+    device: str,
+    class_supports_flash: bool,
+    chosen: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def choose() -> str | None:
+        return chosen_implementation(
+            "auto",
+            FAMILIES[family],
+            precision=precision,
+            device=device,
+            class_supports_flash=class_supports_flash,
+        )
+
+    assert choose() is None, "FlashAttention is installed where these tests run"
+    (tmp_path / "flash_attn.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert choose() == chosen
+
+
+def test_flash_attention_that_is_asked_for_and_not_installed_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"needs the Python module flash_attn, which is not inst"):
+        chosen_implementation(
+            "flash_attention_2",
+            FAMILIES["llama"],
+            precision="bf16",
+            device="cuda",
+            class_supports_flash=True,
+        )
+
+
+def test_chatglm_refuses_a_sequence_beyond_its_limit() -> None:
     model: Any = load_model(VECTORS / "chatglm")
     ids = torch.full((1, model.config.max_sequence_length + 1), 5)
     with pytest.raises(ModelError, match=r"at most max_sequence_length=128 tokens, but got 129"):
