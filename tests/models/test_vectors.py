@@ -18,6 +18,7 @@ TRAINING_CASES = [
     ("chatglm3", "batch_left_pad_labels"),
     ("chatglm2", "batch_left_pad_labels"),
     ("chatglm", "layers28"),
+    ("chatglm_base", "batch_left_pad_labels"),
 ]
 
 
@@ -53,18 +54,19 @@ def test_generated_ids_are_the_originals(family: str) -> None:
     assert sequences.tolist() == expected
 
 
+@pytest.mark.parametrize("base", ["chatglm_base", "chatglm2", "chatglm3"])
 @pytest.mark.parametrize("variant", ["ptuning_projection", "ptuning_embedding"])
-def test_hidden_states_and_loss_behind_a_prefix_are_the_originals(variant: str) -> None:
-    inputs, _, _ = given("chatglm2", "batch_left_pad_labels")
-    numbers = json.loads((VECTORS / "chatglm2" / "prefixes.json").read_text())[variant]
-    weights = load_file(VECTORS / "chatglm2" / f"{variant}.safetensors")
+def test_hidden_states_and_loss_behind_a_prefix_are_the_originals(base: str, variant: str) -> None:
+    inputs, tensors, _ = given(base, "batch_left_pad_labels")
+    numbers = json.loads((VECTORS / base / "prefixes.json").read_text())[variant]
+    weights = load_file(VECTORS / base / f"{variant}.safetensors")
     hidden = weights.pop("final_hidden")
-    model: Any = load_model(VECTORS / "chatglm2")
+    model: Any = load_model(VECTORS / base)
     model.add_prefix(numbers["pre_seq_len"], projection=numbers["prefix_projection"])
     assert not model.eval().load_state_dict(weights, strict=False).unexpected_keys
     with torch.no_grad():
         output = model(**inputs, output_hidden_states=True)
-    difference = (output.hidden_states[-1] - hidden)[inputs["attention_mask"].bool()]
+    difference = (output.hidden_states[-1] - hidden)[tensors["valid"].bool()]
     assert difference.abs().max() < 3e-5
     assert float(output.loss) == pytest.approx(numbers["loss"], abs=1e-5)
 

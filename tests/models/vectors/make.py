@@ -3,8 +3,9 @@
     python tests/models/vectors/make.py ../shared/oracle
 
 Weights are stored in fp16, which loses nothing: those of the fixtures are fp16 numbers. ChatGLM2's
-and ChatGLM3's are the base fixture's, ChatGLM's those of the 28-layer one, which is small. ChatGLM2
-also has its two prefixes and one linear as the published quantised checkpoints pack it.
+and ChatGLM3's are the base fixture's; ChatGLM has the 28-layer one, which is small, and the base one
+under `chatglm_base`. Each base has its two P-Tuning prefixes; ChatGLM2 also has one linear as the
+published quantised checkpoints pack it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ HERE = Path(__file__).parent
 _TENSORS = ("input_ids", "attention_mask", "position_ids", "labels", "valid", "final_hidden")
 
 
-def make(oracle: Path, family: str, *, subfolder: str, cases: tuple[str, ...]) -> None:
+def make(
+    oracle: Path, family: str, target: Path, *, cases: tuple[str, ...], subfolder: str = ""
+) -> None:
     """Write a fixture's weights and a few of its cases."""
-    source, target = oracle / family / subfolder, HERE / family
+    source = oracle / family / subfolder
     target.mkdir(exist_ok=True)
     weights = load_file(source / "model.safetensors")
     # Worked out by the model, and no fp16 numbers; the tied copy is the embedding once more.
@@ -47,7 +50,7 @@ def make(oracle: Path, family: str, *, subfolder: str, cases: tuple[str, ...]) -
     (target / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
 
 
-def make_prefixes(oracle: Path, family: str, *, case: str) -> None:
+def make_prefixes(oracle: Path, family: str, target: Path, *, case: str) -> None:
     """Write both P-Tuning prefixes and what the model gives behind each for a base case's rows."""
     tensors = load_file(oracle / family / "cases.safetensors")
     entries = json.loads((oracle / family / "cases.json").read_text())["cases"]
@@ -57,11 +60,12 @@ def make_prefixes(oracle: Path, family: str, *, case: str) -> None:
         entry = next(entry for entry in entries if entry["name"] == name)
         numbers[variant] = {"loss": entry["expect"]["loss"], **entry["config_overrides"]}
         for key in ("input_ids", "attention_mask", "position_ids", "labels"):
-            assert torch.equal(tensors[f"{name}/{key}"], tensors[f"{case}/{key}"]), key
+            if f"{case}/{key}" in tensors:
+                assert torch.equal(tensors[f"{name}/{key}"], tensors[f"{case}/{key}"]), key
         weights = load_file(oracle / family / f"{variant}.safetensors")
         hidden = {"final_hidden": tensors[entry["expect"]["final_hidden"]]}
-        save_file({**weights, **hidden}, HERE / family / f"{variant}.safetensors")
-    (HERE / family / "prefixes.json").write_text(json.dumps(numbers, indent=1) + "\n")
+        save_file({**weights, **hidden}, target / f"{variant}.safetensors")
+    (target / "prefixes.json").write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 def make_packed(oracle: Path, family: str, *, linear: str) -> None:
@@ -89,8 +93,11 @@ def _numbers(entry: dict) -> dict:
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
+    rows = "batch_left_pad_labels"
     for later in ("chatglm2", "chatglm3"):
-        make(root, later, subfolder="", cases=("batch_left_pad_labels", "gen_batch_left_pad"))
-    make(root, "chatglm", subfolder="layers28", cases=("layers28",))
-    make_prefixes(root, "chatglm2", case="batch_left_pad_labels")
+        make(root, later, HERE / later, cases=(rows, "gen_batch_left_pad"))
+        make_prefixes(root, later, HERE / later, case=rows)
+    make(root, "chatglm", HERE / "chatglm", cases=("layers28",), subfolder="layers28")
+    make(root, "chatglm", HERE / "chatglm_base", cases=(rows,))
+    make_prefixes(root, "chatglm", HERE / "chatglm_base", case=rows)
     make_packed(root, "chatglm2", linear="transformer.encoder.layers.0.self_attention.dense")
