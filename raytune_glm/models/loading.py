@@ -145,7 +145,9 @@ def tied_weights(config: Mapping[str, Any], family: Family) -> dict[str, str]:
     """Find the weights that are one with another: name -> the name of the one it is tied to."""
     if config.get("tie_word_embeddings") is False:
         return {}
-    model = load_random(config, family, precision="fp32", quantization=None, device="meta")
+    model = load_random(
+        config, family, precision="fp32", quantization=None, device="meta", attention="auto"
+    )
     tied: dict[str, str] = dict(model.all_tied_weights_keys)
     return tied
 

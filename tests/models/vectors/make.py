@@ -2,8 +2,8 @@
 
     python tests/models/vectors/make.py ../shared/oracle
 
-Weights are stored in fp16, which loses nothing: those of the fixtures are fp16 numbers. ChatGLM2's
-and ChatGLM3's are the base fixture's; ChatGLM has the 28-layer one, which is small, and the base one
+Weights are stored in fp16, which loses nothing: those of the fixtures are fp16 numbers. ChatGLM2
+and ChatGLM3 have the base fixture's; ChatGLM has the 28-layer one, which is small, and the base one
 under `chatglm_base`. Each base has its two P-Tuning prefixes; ChatGLM2 also has one linear as the
 published quantised checkpoints pack it.
 """
