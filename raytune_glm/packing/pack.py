@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from raytune_glm.models.chatglm.loss import MAX_CHUNK_LOGITS
+from raytune_glm.models.loss import MAX_CHUNK_LOGITS
 from raytune_glm.packing.attention import LINE_ATTENTION, LinePass, passing
 from raytune_glm.packing.line import Line, Row, Segment
 from raytune_glm.packing.linear import SharedLinear, Term
