@@ -125,18 +125,48 @@ def attend(
             key_BKLD = torch.cat((keys_BKPD, key_BKLD), dim=2)
             value_BKLD = torch.cat((values_BKPD, value_BKLD), dim=2)
         groups = num_heads // key_BKLD.shape[1]
-        context_BNLD = torch.nn.functional.scaled_dot_product_attention(
+        context_BNLD = _attended(
             query_BNLD,
             repeat_kv(key_BKLD, groups),
             repeat_kv(value_BKLD, groups),
-            attn_mask=bucket.mask,
-            is_causal=bucket.mask is None,
-            scale=scaling,
+            bucket.mask,
+            scaling or head_dim**-0.5,
         )
         attended.append(context_BNLD.transpose(1, 2).reshape(-1, num_heads * head_dim))
     gathered = attended[0] if len(attended) == 1 else torch.cat(attended)
     context_TX = gathered if line.is_gathered else _PutBack.apply(gathered, line)  # type: ignore[no-untyped-call]
     return context_TX.view(1, line.num_tokens, num_heads, head_dim), None
+
+
+def _attended(
+    query_BNLD: Tensor,
+    key_BNSD: Tensor,
+    value_BNSD: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+) -> Tensor:
+    """Attend in each row of a bucket."""
+    if query_BNLD.device.type == "cpu" and query_BNLD.dtype == torch.bfloat16:
+        # SDPA's kernel for bf16 on CPUs has a backward pass that is slower than that for fp32.
+        return _plainly_attended(query_BNLD, key_BNSD, value_BNSD, mask, scaling)
+    return torch.nn.functional.scaled_dot_product_attention(
+        query_BNLD, key_BNSD, value_BNSD, attn_mask=mask, is_causal=mask is None, scale=scaling
+    )
+
+
+def _plainly_attended(
+    query_BNLD: Tensor,
+    key_BNSD: Tensor,
+    value_BNSD: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+) -> Tensor:
+    if mask is None:
+        length = query_BNLD.shape[2]
+        mask = torch.ones(length, length, dtype=torch.bool, device=query_BNLD.device).tril()
+    scores_BNLS = torch.matmul(query_BNLD * scaling, key_BNSD.mT)
+    hidden_BNLS = scores_BNLS.masked_fill(~mask, float("-inf"))
+    return torch.matmul(torch.softmax(hidden_BNLS, dim=-1), value_BNSD)
 
 
 def _gathered(heads: Tensor, line: Line) -> Tensor:

@@ -60,6 +60,8 @@ class SharedLinear(nn.Module):
         terms = self._terms(inputs)
         if not terms:
             return outputs
+        if outputs._is_view():  # as some quantized linears give, which autograd lets none write to
+            outputs = outputs.clone()
         updated: Tensor = _AddUpdates.apply(self._anchor, outputs, inputs, terms)  # type: ignore[no-untyped-call]
         return updated
 

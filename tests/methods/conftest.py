@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,11 @@ class Base:
     folder: Path
     family: Family
     shape: ModelShape
+    options: dict[str, Any] = field(default_factory=dict)
+    """How to load it: precision, quantization."""
 
     def load(self) -> Any:
-        return load_model(self.folder)
+        return load_model(self.folder, **self.options)
 
 
 @pytest.fixture(scope="session")

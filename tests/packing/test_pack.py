@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 import torch
 
 from raytune_glm.errors import NonFiniteLossError
+from raytune_glm.models import inspect_folder
 from raytune_glm.packing.pack import Pack
 from tests.packing.conftest import Base, Packed, run_of, solo, train_pass
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 TRIALS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"name": "lora", "rank": 2, "dropout": 0.3}, {"seed": 1}),
     ({"name": "lora", "rank": 5, "target_modules": "all"}, {"seed": 2, "learning_rate": 0.002}),
@@ -32,6 +36,11 @@ TRIALS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     ({"name": "prompt_tuning", "num_virtual_tokens": 4}, {"seed": 8, "learning_rate": 0.03}),
 ]
+
+
+def _shipped() -> Base:
+    found = inspect_folder(REPOSITORY / "data/tiny-glm")
+    return Base(REPOSITORY / "data/tiny-glm", found.family, found.shape)
 
 
 def _runs(base: Base, **train: Any) -> list[Any]:
@@ -156,7 +165,7 @@ def test_evaluation_is_that_of_the_trial_alone_and_leaves_no_trace(base: Base) -
     _assert_as_alone(base, trials[1])
 
 
-def test_a_slot_goes_on_from_what_it_saved(bases: dict[str, Base], tmp_path: Any) -> None:
+def test_a_slot_goes_on_from_what_it_saved(bases: dict[str, Base], tmp_path: Path) -> None:
     base = bases["chatglm3"]
     method = {"name": "lora", "rank": 4, "dropout": 0.2}
     rates = {"lora_B": "4x"}
@@ -178,3 +187,34 @@ def test_a_slot_goes_on_from_what_it_saved(bases: dict[str, Base], tmp_path: Any
     assert resumed.losses[17:] == whole.losses[17:]
     for name, weight in whole.slot.trained_weights().items():
         assert torch.equal(resumed.slot.trained_weights()[name], weight), name
+
+
+@pytest.mark.parametrize(
+    ("load", "tolerance"),
+    [
+        ({"quantization": "int8"}, 5e-3),
+        ({"quantization": "nf4"}, 1e-3),
+        ({"precision": "bf16"}, 0.05),
+    ],
+)
+def test_trials_on_a_base_of_fewer_bits_follow_their_solo_curves(
+    load: dict[str, Any], tolerance: float, bases: dict[str, Base]
+) -> None:
+    # nf4 on a CPU needs rows of 64 elements, which the tiny models do not have.
+    chosen = _shipped() if load.get("quantization") == "nf4" else bases["chatglm3"]
+    base = dataclasses.replace(chosen, options=load)
+    pack = Pack(base.load(), base.family)
+    trials = [
+        Packed(pack, number, run_of(base, method, seed=number, learning_rate=3e-3))
+        for number, method in enumerate(
+            (
+                {"name": "lora", "rank": 4, "target_modules": "all"},
+                {"name": "p_tuning_v2", "num_virtual_tokens": 3, "dropout": 0.0},
+            )
+        )
+    ]
+    while not trials[0].is_over:
+        train_pass(pack, trials)
+    for trial in trials:
+        losses, _ = solo(base, trial.run)
+        assert trial.losses == pytest.approx(losses, abs=tolerance), trial.run.method.name

@@ -1,0 +1,212 @@
+"""A pack host's loop and its door: trials over real sockets, with the shipped model and rows."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raytune_glm import ladder
+from raytune_glm.checkpoint import best_adapter
+from raytune_glm.packing.pack import Pack
+from raytune_glm.packing.runner import PackRunner
+from raytune_glm.packing.server import PackServer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BASE: dict[str, Any] = {
+    "model": {"path": str(REPOSITORY / "data/tiny-glm")},
+    "data": {
+        "train": str(REPOSITORY / "data/fault_triples/train.jsonl"),
+        "dev": str(REPOSITORY / "data/fault_triples/dev.jsonl"),
+        "test": str(REPOSITORY / "data/fault_triples/test.jsonl"),
+        "max_length": 128,
+        "max_source_length": 96,
+        "max_train_rows": 40,
+        "max_dev_rows": 6,
+        "max_test_rows": 4,
+    },
+    "method": {"name": "lora", "rank": 4},
+    "train": {
+        "max_steps": 6,
+        "batch_size": 4,
+        "micro_batch_size": 2,
+        "eval_every_steps": 3,
+        "learning_rate": 1e-3,
+        "max_new_tokens": 8,
+    },
+}
+
+
+class Host:
+    """A host in a thread of this process."""
+
+    def __init__(self, tmp_path: Path, *, pack_size: int) -> None:
+        self._folder = tmp_path
+        self.runner = PackRunner(torch.device("cpu"), pack_size=pack_size)
+        self._server = PackServer(self.runner, "127.0.0.1", b"key")
+        self._thread = threading.Thread(target=self.runner.run)
+        self._thread.start()
+
+    def knock(self) -> Connection:
+        return Client(self._server.address, authkey=b"key")
+
+    def attach(
+        self, name: str, overrides: dict[str, Any] | None = None, metric: str = "eval_loss"
+    ) -> Connection:
+        connection = self.knock()
+        connection.send(
+            {
+                "attach": {
+                    "base": BASE,
+                    "overrides": overrides or {},
+                    "folder": str(self.folder(name)),
+                    "metric": metric,
+                    "data_cache": str(self._folder / "data"),
+                }
+            }
+        )
+        return connection
+
+    def folder(self, name: str) -> Path:
+        return self._folder / name
+
+    def close(self) -> None:
+        with self.knock() as connection:
+            connection.send({"close": True})
+            self._thread.join(60)
+        self._server.close()
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """A host with room for two trials."""
+    found = Host(tmp_path, pack_size=2)
+    yield found
+    found.close()
+
+
+def _reports(connection: Connection, count: int) -> list[dict[str, Any]]:
+    assert connection.poll(120)
+    return [connection.recv()["report"] for _ in range(count)]
+
+
+def test_more_trials_than_slots_all_come_to_their_ends(host: Host) -> None:
+    names = ["a", "b", "c", "d"]
+    rates = {name: 1e-3 * number for number, name in enumerate(names, start=1)}
+    talks = {name: host.attach(name, {"train.learning_rate": rates[name]}) for name in names}
+    told = {name: _reports(talk, 2) for name, talk in talks.items()}
+    for name in names:
+        assert [report["step"] for report in told[name]] == [3, 6]
+        assert {report["execution"] for report in told[name]} == {"packed"}
+        assert best_adapter(host.folder(name) / "checkpoint") is not None
+        assert "in slot" in (host.folder(name) / "worker.log").read_text(encoding="utf-8")
+    assert len({told[name][-1]["eval_loss"] for name in names}) == len(names)
+
+
+def test_a_trial_that_leaves_gives_its_slot_to_the_next_and_can_come_back(host: Host) -> None:
+    long = {"train.max_steps": 10**6}
+    first, second = host.attach("first", long), host.attach("second", long)
+    before = _reports(first, 1)
+    _reports(second, 1)
+    third = host.attach("third")
+    first.send({"leave": True})
+    assert [report["step"] for report in _reports(third, 2)] == [3, 6]
+    first.close()
+    again = host.attach("first", long)  # takes third's slot, from where it was
+    reports = _reports(again, 2)
+    assert reports[0] == before[0]
+    assert reports[1]["step"] > reports[0]["step"]
+    again.close()
+    second.close()
+
+
+def test_a_trial_that_diverges_fails_alone(host: Host) -> None:
+    bad = host.attach(
+        "bad",
+        {
+            "train.learning_rate": 9.0,
+            "train.max_grad_norm": None,
+            "train.warmup_ratio": 0.0,
+            "train.max_steps": 400,
+            "train.eval_every_steps": 400,
+            "method.alpha": 1e18,
+        },
+    )
+    mate = host.attach("mate")
+    [ending] = _reports(bad, 1)
+    assert ending["ending"]["state"] == "FAILED"
+    assert "likely cause is that train.learning_rate=9" in ending["ending"]["error"]
+    assert [report["step"] for report in _reports(mate, 2)] == [3, 6]
+
+
+def test_settings_that_no_model_can_have_fail_that_trial(host: Host) -> None:
+    bad = host.attach("bad", {"method.target_modules": ["no_such_linear"]})
+    mate = host.attach("mate")
+    [ending] = _reports(bad, 1)
+    assert ending["ending"]["state"] == "FAILED"
+    assert "no_such_linear" in ending["ending"]["error"]
+    assert [report["step"] for report in _reports(mate, 2)] == [3, 6]
+
+
+def test_the_saved_adapter_scores_as_it_was_reported(host: Host) -> None:
+    talk = host.attach("trial")
+    last = _reports(talk, 2)[-1]
+    adapter = best_adapter(host.folder("trial") / "checkpoint", step=6)
+    asked = {
+        "run": BASE,
+        "adapter": str(adapter),
+        "data_cache": str(host.folder("data")),
+        "metrics": ["eval_loss"],
+        "splits": ["dev", "test"],
+    }
+    talk.send({"score": asked})
+    scores = talk.recv()["scores"]
+    assert scores["dev"]["eval_loss"] == pytest.approx(last["eval_loss"], abs=1e-5)
+    assert set(scores) == {"dev", "test"}
+
+
+def test_memory_that_does_not_suffice_for_all_is_shared_in_turns_and_then_spared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes of more than two rows find no memory here, as on a device that is too small."""
+    plain = Pack.train_pass
+
+    def small(self: Pack, batches: Any, **weights: Any) -> Any:
+        if sum(len(rows) for rows in batches.values()) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, batches, **weights)
+
+    reference = Host(tmp_path / "reference", pack_size=1)
+    expected = _reports(reference.attach("alone"), 2)
+    reference.close()
+    monkeypatch.setattr(Pack, "train_pass", small)
+    host = Host(tmp_path, pack_size=2)
+    fits, mate = host.attach("fits"), host.attach("mate")
+    too_big = host.attach("too_big", {"train.micro_batch_size": 4})
+    for talk in (fits, mate):
+        losses = [report["eval_loss"] for report in _reports(talk, 2)]
+        assert losses == pytest.approx([report["eval_loss"] for report in expected], abs=1e-5)
+    told = _reports(too_big, 4)
+    assert told[0] == {"retry": {"train.gradient_checkpointing": True}}
+    assert told[1]["retry"]["train.micro_batch_size"] == 2
+    assert [report["step"] for report in told[2:]] == [3, 6]
+    assert ladder.changes_of(host.folder("too_big"))["train.micro_batch_size"] == 2
+    assert told[3]["eval_loss"] == pytest.approx(expected[1]["eval_loss"], abs=1e-4)
+    host.close()
+
+
+def test_nobody_comes_in_without_the_key(host: Host) -> None:
+    address = host.knock()
+    address.close()
+    with pytest.raises(Exception, match="digest"):
+        Client(host._server.address, authkey=b"another")
+    assert [report["step"] for report in _reports(host.attach("trial"), 2)] == [3, 6]
+    line = (host.folder("trial") / "config.yaml").read_text(encoding="utf-8")
+    assert json.dumps("key") not in line
