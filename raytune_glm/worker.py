@@ -20,15 +20,19 @@ from typing import TYPE_CHECKING, Any
 from raytune_glm import files, memory
 from raytune_glm.checkpoint import Checkpoints
 from raytune_glm.config import RunConfig
+from raytune_glm.config.load import flat
 from raytune_glm.config.plan import is_evaluated, total_steps
 from raytune_glm.errors import NoEffectError, NonFiniteLossError, ZeroLossError
 from raytune_glm.metrics import METRICS, preference
+from raytune_glm.tracking import Tracked, Trackers, open_trackers
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedModel
 
-    from raytune_glm.data.order import BatchOrder, Indices
-    from raytune_glm.engine.deepspeed import Batch, DeepSpeedEngine, StepStats
+    from raytune_glm.config.tree import ModelSettings
+    from raytune_glm.data.order import BatchOrder
+    from raytune_glm.engine.deepspeed import DeepSpeedEngine, StepStats
     from raytune_glm.evaluate import Evaluation, Evaluator
 
 log = logging.getLogger(__name__)
@@ -50,6 +54,8 @@ class LoopState:
     """Optimizer steps done."""
     best: tuple[float, float] | None = None
     """`metrics.preference` of the best evaluation so far."""
+    worse_in_a_row: int = 0
+    """Evaluations since the best one."""
     seconds: float = 0.0
     """Seconds since the first step, evaluations included, dead time before a resume not."""
     train_seconds: float = 0.0
@@ -98,9 +104,10 @@ def train(
     Every worker of the trial calls it, inside the process group that they form; a trial of one
     worker needs none. A loss that is not finite or is 0, and memory that does not suffice, end it
     with a last report whose `ending` says so, rather than with an exception; a full disk stops it
-    in the same way. Where one worker of several runs out of memory or disk the others wait for it:
-    it leaves the ending in the trial's folder and raises, which ends them, and whoever starts the
-    trial again finds the ending and reports it.
+    in the same way, and patience that is over, which leaves the trial COMPLETE. Where one worker of
+    several runs out of memory or disk the others wait for it: it leaves the ending in the trial's
+    folder and raises, which ends them, and whoever starts the trial again finds the ending and
+    reports it.
 
     Args:
         run: The trial.
@@ -157,7 +164,7 @@ def _train(
     if state.first_step_at is None:
         state.first_step_at = time.time()
     with memory.limited(run.run.memory_per_worker_bytes):
-        while state.step < trial.total_steps:
+        while state.step < trial.total_steps and not trial.is_out_of_patience(state):
             started = clock()
             tokens, stats = trial.step(state.step)
             state.count(stats, tokens=tokens, seconds=clock() - started)
@@ -170,6 +177,9 @@ def _train(
             state.reports.append(trial.report(state, stats, evaluation))
             trial.keep(state, evaluation)
             report(state.reports[-1])
+    if state.step < trial.total_steps:
+        note = f"no better in {state.worse_in_a_row} evaluations (train.patience)"
+        report({"ending": {"state": "COMPLETE", "note": note}})
     trial.close()
 
 
@@ -177,8 +187,8 @@ class _Trial:
     """The parts of a trial on one worker."""
 
     def __init__(self, run: RunConfig, *, folder: Path, data_cache: Path, metric: str) -> None:
+        from raytune_glm.data.batches import Batches
         from raytune_glm.data.collation import collate, pad_token_id
-        from raytune_glm.data.order import BatchOrder
         from raytune_glm.data.store import encode_splits
         from raytune_glm.engine import distributed
         from raytune_glm.engine.deepspeed import DeepSpeedEngine
@@ -191,22 +201,24 @@ class _Trial:
         tokenizer = run.model.load_tokenizer()
         data = encode_splits(run.data, family=family, tokenizer=tokenizer, cache_dir=data_cache)
         with spreading_weights(run, device) as place:
-            base = run.model.load(place)
+            base = _model_settings(run).load(place)
             _seed(run.train.seed)  # loading may have drawn
-            model = run.method.apply(base, family)
-        if run.train.gradient_checkpointing:
-            # Without reentrance, frozen inputs may stay without a gradient of their own.
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            model = _prepared(run, run.method.apply(base, family))
         self._run = run
         self._folder = folder
         self._metric = METRICS[metric]
-        self._rows: Dataset = data.train
-        self._pad_token_id = pad_token_id(tokenizer)
-        self._order: BatchOrder = BatchOrder(
-            num_rows=len(data.train), batch_size=run.train.batch_size, seed=run.train.seed
-        )
         self.total_steps = total_steps(run.train, num_rows=len(data.train))
         self._engine: DeepSpeedEngine = DeepSpeedEngine(model, run, total_steps=self.total_steps)
+        self._order = _order(run, data.train)
+        self._batches: Batches = Batches(
+            rows=data.train,
+            order=self._order,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            micro_batch_size=run.train.micro_batch_size,
+            pad_token_id=pad_token_id(tokenizer),
+            joined_length=run.data.max_length if run.train.packing else None,
+        )
         self._evaluator: Evaluator = Evaluator(
             rows=data.dev,
             metrics=sorted({"eval_loss", metric, *run.train.metrics}),
@@ -219,9 +231,12 @@ class _Trial:
             folder / "checkpoint",
             run.method,
             save_total_limit=run.train.save_total_limit,
-            probe=Probe(self._engine, collate([data.train[0]], pad_token_id=self._pad_token_id)),
+            probe=Probe(
+                self._engine, collate([data.train[0]], pad_token_id=pad_token_id(tokenizer))
+            ),
         )
         self._is_first = distributed.rank() == 0
+        self._trackers = Trackers(())
         # Dropout differs between workers, as their rows do; initialisation above did not.
         _seed(run.train.seed + distributed.rank())
 
@@ -230,39 +245,32 @@ class _Trial:
         saved = self._checkpoints.resume(self._engine)
         state = LoopState() if saved is None else LoopState(**saved)
         if self._is_first:
-            drop_lines_after(self._folder / "train.jsonl", state.step)
+            lines = self._folder / "train.jsonl"
+            drop_lines_after(lines, state.step)
+            self._trackers = track(self._run, self._folder)
+            self._trackers.log_again(files.read_lines(lines), state.reports)
         return state
+
+    def is_out_of_patience(self, state: LoopState) -> bool:
+        """Whether too many evaluations in a row were no better than the best one."""
+        patience = self._run.train.patience
+        return patience is not None and state.worse_in_a_row >= patience
 
     def step(self, step: int) -> tuple[int, StepStats]:
         """Take optimizer step number `step`, from 0; give all workers' tokens, and the figures."""
-        indices = self._order.batch_at(step)
-        rows = self._rows.select(indices.tolist())
+        batch = self._batches.at(step)
         stats = self._engine.train_step(
-            self._micro_batches(indices), num_label_tokens=sum(rows["num_labels"])
+            batch.micro_batches, num_label_tokens=batch.num_label_tokens
         )
-        return sum(rows["length"]), stats
-
-    def _micro_batches(self, indices: Indices) -> list[Batch]:
-        from raytune_glm.data.collation import collate
-        from raytune_glm.data.order import micro_batches
-        from raytune_glm.engine import distributed
-
-        passes = micro_batches(
-            indices,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            micro_batch_size=self._run.train.micro_batch_size,
-        )
-        return [
-            collate([self._rows[i] for i in own.tolist()], pad_token_id=self._pad_token_id)
-            for own in passes
-        ]
+        return batch.num_tokens, stats
 
     def note(self, state: LoopState, stats: StepStats) -> None:
         """Write a line of `train.jsonl`, where one is due."""
         due = state.step % self._run.train.log_every_steps == 0 or state.step == self.total_steps
         if due and self._is_first:
-            files.append_line(self._folder / "train.jsonl", {"step": state.step, **asdict(stats)})
+            line = {"step": state.step, **asdict(stats)}
+            files.append_line(self._folder / "train.jsonl", line)
+            self._trackers.log_step(line)
 
     def evaluate(self) -> Evaluation:
         """Score the model on the dev rows.
@@ -287,8 +295,12 @@ class _Trial:
         is_best = state.best is None or value > state.best
         if is_best:
             state.best = value
+            state.worse_in_a_row = 0
             if self._is_first and evaluation.answers is not None:
                 write_predictions(self._folder, self._evaluator.rows, evaluation.answers)
+        else:
+            state.worse_in_a_row += 1
+        self._trackers.log_evaluation(state.reports[-1])
         self._checkpoints.save(self._engine, step=state.step, loop=asdict(state), best=is_best)
 
     def report(self, state: LoopState, stats: StepStats, evaluation: Evaluation) -> dict[str, Any]:
@@ -311,7 +323,47 @@ class _Trial:
 
     def close(self) -> None:
         """Let go of what the engine holds. The checkpoint stays until the sweep knows the end."""
+        self._trackers.close()
         self._engine.close()
+
+
+def track(run: RunConfig, folder: Path) -> Trackers:
+    """Open the trackers of a trial, new or resumed, by its settings and its folder."""
+    settings = flat(run.model_dump(mode="json"))
+    trial = Tracked(sweep=run.run.name, folder=folder, settings=settings)
+    return open_trackers(trial, run.run.track)
+
+
+def _model_settings(run: RunConfig) -> ModelSettings:
+    """The settings to load the base by: packed rows need an attention that keeps them apart."""
+    if run.train.packing and run.model.attention == "auto":
+        return run.model.model_copy(update={"attention": "sdpa"})
+    return run.model
+
+
+def _prepared(run: RunConfig, model: PreTrainedModel) -> PreTrainedModel:
+    """Set a model up for training, its method on it already."""
+    if run.train.gradient_checkpointing:
+        # Without reentrance, frozen inputs may stay without a gradient of their own.
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    if run.train.neftune_noise_alpha is not None:
+        from raytune_glm.engine.neftune import add_noise
+
+        add_noise(model, run.train.neftune_noise_alpha)
+    return model
+
+
+def _order(run: RunConfig, rows: Dataset) -> BatchOrder:
+    import numpy as np
+
+    from raytune_glm.data.order import BatchOrder
+
+    return BatchOrder(
+        num_rows=len(rows),
+        batch_size=run.train.batch_size,
+        seed=run.train.seed,
+        lengths=np.asarray(rows["length"]) if run.train.group_by_length else None,
+    )
 
 
 def _seed(seed: int) -> None:

@@ -26,14 +26,17 @@ LAYERS = (
     ("worker", "score", "ladder", "tuned", "prediction", "conversation", "merging"),
     ("engine", "evaluate", "answering", "checkpoint"),
     ("config",),
-    ("data", "methods"),
+    ("data", "methods", "tracking"),
     ("models", "metrics", "space", "search"),
     ("errors", "log", "files", "memory", "processes", "command"),
 )
 """Packages and modules of `raytune_glm`, the highest layer first: imports go down or stay level."""
 
 HEAVY = ("torch", "transformers", "ray", "deepspeed", "peft", "datasets", "bitsandbytes")
-LIGHT_PARTS = ("config", "data", "methods", "metrics", "space", "search", "errors", "log", "files")
+LIGHT_PARTS = (
+    *("config", "data", "methods", "tracking", "metrics", "space", "search"),
+    *("errors", "log", "files"),
+)
 """What the check of a sweep file imports: no heavy library at module level."""
 ORCHESTRATORS = ("ray", "deepspeed")
 CORE_PARTS = (

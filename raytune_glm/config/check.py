@@ -18,11 +18,13 @@ from raytune_glm.config.execution import packing_obstacle
 from raytune_glm.config.faults import known_keys
 from raytune_glm.config.load import run_of, trial_run
 from raytune_glm.config.plan import total_steps
+from raytune_glm.config.rates import names_by_rate
 from raytune_glm.config.tree import RunConfig, SweepConfig
 from raytune_glm.data import DataConfig, Split, check_files
 from raytune_glm.errors import ConfigError, UserError
 from raytune_glm.methods import METHODS
 from raytune_glm.models import Checkpoint
+from raytune_glm.tracking import require_packages
 
 T = TypeVar("T")
 
@@ -83,6 +85,7 @@ def check_sweep(sweep: SweepConfig) -> Plan:
     model = _attempt(faults, sweep.model.inspect)
     rows = _attempt(faults, lambda: check_files(sweep.data))
     _attempt(faults, lambda: _check_dev(sweep))
+    _attempt(faults, lambda: require_packages(sweep.run.track))
     if model is None or rows is None or faults:
         _refuse(faults)
     runs = _corner_runs(sweep)
@@ -92,6 +95,8 @@ def check_sweep(sweep: SweepConfig) -> Plan:
         lambda run: _check_base_trainable(run, model),
         lambda run: run.method.check(model.shape, model.family),
         lambda run: _check_length(run, model),
+        lambda run: _check_joining(run, model),
+        lambda run: names_by_rate(run.method.trained(model.shape, model.family), run.train),
         lambda run: _check_reports(run, sweep, num_rows(run)),
         _check_execution,
     ):
@@ -229,6 +234,29 @@ def _check_execution(run: RunConfig) -> None:
         raise ConfigError(
             "run.execution must not be packed for trials that cannot share a base, but got "
             f"{obstacle}: write run.execution=auto, or leave that setting out"
+        )
+
+
+def _check_joining(run: RunConfig, model: Checkpoint) -> None:
+    """Rows may stand one behind the other where they do not see each other."""
+    if not run.train.packing:
+        return
+    kind = model.config.get("model_type")
+    if kind not in model.family.joining_model_types:
+        raise ConfigError(
+            f"train.packing must be false for a {model.family.name} model of model_type {kind}, "
+            "whose attention is not known to keep packed rows apart: leave it out, or use "
+            "train.group_by_length"
+        )
+    if run.model.attention not in ("auto", "eager", "sdpa"):
+        raise ConfigError(
+            f"train.packing must be false with model.attention={run.model.attention}, which was "
+            "not held to keeping packed rows apart: leave it out, or use sdpa"
+        )
+    if run.method.leads_rows:
+        raise ConfigError(
+            f"train.packing must be false with method.name={run.method.name}, whose virtual "
+            "tokens stand before each row: leave it out, or use train.group_by_length"
         )
 
 

@@ -48,6 +48,8 @@ def _method_obstacle(run: RunConfig) -> str | None:
         return f"method.name={method.name}"
     if method.use_dora:
         return "method.use_dora=true"
+    if method.modules_to_save:
+        return f"method.modules_to_save={list(method.modules_to_save)}"
     return None if method.bias == "none" else f"method.bias={method.bias}"
 
 

@@ -119,6 +119,17 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     node[keys[-1]] = value
 
 
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Give nested mappings as one, dotted path -> value: the inverse of `set_path`."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: value
+        for name, child in tree.items()
+        for key, value in flat(child, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
+
+
 def run_of(sweep: SweepConfig) -> RunConfig:
     """The run that a sweep file describes, without the search over it."""
     return RunConfig.model_validate(sweep.model_dump(exclude={"search"}))

@@ -128,6 +128,15 @@ class TrainSettings(_Section):
     and back to a tenth in a line."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps in which the learning rate rises in a line from 0 to its peak."""
+    group_by_length: bool = False
+    """Batches of rows of like length, drawn from 50 batches at a time: less padding, rows in a less
+    random order."""
+    packing: bool = False
+    """Several rows one behind the other, up to `data.max_length` tokens, each seeing itself alone:
+    no padding, the same result. `micro_batch_size` then counts packed rows."""
+    neftune_noise_alpha: Annotated[float, Field(gt=0)] | None = None
+    """Noise on the embeddings of a training row of L tokens of size d, uniform within
+    alpha / sqrt(L d) (NEFTune, arXiv 2310.05914, which tries 5, 10 and 15); none: no noise."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled weight decay."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
@@ -145,6 +154,9 @@ class TrainSettings(_Section):
     """Seed of initialisation, data order and dropout."""
     eval_every_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps between two evaluations on dev; none: only after the last step."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Evaluations in a row that may be no better than the best one before the trial ends, COMPLETE
+    with that one; none: the trial takes all its steps."""
     eval_batch_size: Annotated[int, Field(ge=1)] = 16
     """Rows of dev in one forward pass of one worker."""
     metrics: tuple[str, ...] = ()
@@ -164,6 +176,16 @@ class TrainSettings(_Section):
             raise ValueError(
                 "exactly one of `max_steps` and `epochs` must be given, but got "
                 f"max_steps={self.max_steps}, epochs={self.epochs}"
+            )
+        if self.patience is not None and self.eval_every_steps is None:
+            raise ValueError(
+                "`patience` must have `eval_every_steps` beside it, or there is one evaluation "
+                f"alone, but got patience={self.patience}"
+            )
+        if self.packing and self.group_by_length:
+            raise ValueError(
+                "`group_by_length` must be false where `packing` is true, which leaves no padding "
+                "to save"
             )
         return self
 
@@ -264,6 +286,10 @@ class RunSettings(_Section):
     learns from the first ones. A pack for which memory does not suffice takes them in turns."""
     max_failures: Annotated[int, Field(ge=0)] = 1
     """How often a trial whose worker died starts again from its last checkpoint."""
+    track: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Where to tell what trials measure, beside the files and TensorBoard's events in their
+    folders: Weights & Biases, MLflow. Each needs its package, and takes its own settings from the
+    environment (`WANDB_MODE`, `MLFLOW_TRACKING_URI`, ...)."""
     ray_address: str = "auto"
     """`auto`: the cluster of RAY_ADDRESS or one running on this host, else a local one made for
     this sweep; `local`: always a local one; else the address of a cluster."""

@@ -32,6 +32,8 @@ class Method(BaseModel, ABC):
     """What PEFT calls the method in `adapter_config.json`, where it has the method."""
     peft_fields: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Settings of the method -> their names in `adapter_config.json`."""
+    leads_rows: ClassVar[bool] = False
+    """Whether virtual tokens stand before each row, which then cannot stand behind another one."""
 
     @abstractmethod
     def check(self, shape: ModelShape, family: Family) -> None:
@@ -42,8 +44,12 @@ class Method(BaseModel, ABC):
         """
 
     @abstractmethod
+    def trained(self, shape: ModelShape, family: Family) -> dict[str, int]:
+        """Say what trains, without building the model: name after `apply` -> elements."""
+
     def trainable_parameters(self, shape: ModelShape, family: Family) -> int:
         """Work out how many parameters the method trains, without building the model."""
+        return sum(self.trained(shape, family).values())
 
     def added_tokens(self, family: Family) -> int:
         """Give the tokens that the method takes from the longest sequence of the model."""

@@ -74,10 +74,10 @@ class Freeze(Method):
                     f"{shape.num_layers - 1} for its last layer, or one of {', '.join(parts)}"
                 )
 
-    def trainable_parameters(self, shape: ModelShape, family: Family) -> int:
-        """The sum over the parameters that match."""
+    def trained(self, shape: ModelShape, family: Family) -> dict[str, int]:
+        """The parameters that match."""
         chosen = matching(shape.parameters, self._patterns(shape.num_layers, family))
-        return sum(shape.parameters[name] for name in chosen)
+        return {name: size for name, size in shape.parameters.items() if name in chosen}
 
     def apply(self, model: PreTrainedModel, family: Family) -> PreTrainedModel:
         """Freeze what does not match."""

@@ -27,9 +27,9 @@ class Full(Method):
     def check(self, shape: ModelShape, family: Family) -> None:
         """Refuse nothing: there is nothing to set."""
 
-    def trainable_parameters(self, shape: ModelShape, family: Family) -> int:
-        """All of the model's, tied ones counted once."""
-        return shape.total_parameters
+    def trained(self, shape: ModelShape, family: Family) -> dict[str, int]:
+        """All of the model's parameters, tied ones once."""
+        return dict(shape.parameters)
 
     def apply(self, model: PreTrainedModel, family: Family) -> PreTrainedModel:
         """Have every parameter train."""

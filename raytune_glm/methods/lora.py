@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
@@ -34,6 +34,10 @@ def _groups_or_names(value: Any) -> Any:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"must be attention, mlp, all or a list of names, but got {value!r}")
     return tuple(names)
+
+
+def _as_names(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
 
 
 class LoRA(Method):
@@ -69,6 +73,9 @@ class LoRA(Method):
     bias: Literal["none", "all", "lora_only"] = "none"
     """Biases of the base that train too: none, all of the model's, or those of the targets. The
     adapter then changes the model even where it is switched off."""
+    modules_to_save: Annotated[tuple[str, ...], BeforeValidator(_as_names)] = ()
+    """Modules that train whole beside the adapters, and are saved with them: the last parts of
+    their names, such as `lm_head` or `embed_tokens`."""
 
     def _wanted(self, family: Family) -> tuple[str, ...]:
         groups = {
@@ -107,7 +114,7 @@ class LoRA(Method):
         ]
 
     def check(self, shape: ModelShape, family: Family) -> None:
-        """Refuse targets that match nothing, a rank that no target can use, biases that are none.
+        """Refuse names that match nothing, a rank that no target can use, biases that are none.
 
         Raises:
             ConfigError: The setting, its value and what to write instead.
@@ -121,28 +128,75 @@ class LoRA(Method):
                 f"method.rank must be at most {limit}, the smaller side of {smallest.name}, "
                 f"but got rank={self.rank}: a higher rank adds parameters and no freedom"
             )
+        self._check_whole(shape, family)
         if self.bias != "none" and not self._biases(shape, family):
             raise ConfigError(
                 f"method.bias must be none for this {family.name} model and these targets, which "
                 f"have no bias, but got bias={self.bias}"
             )
 
-    def trainable_parameters(self, shape: ModelShape, family: Family) -> int:
-        """`rank * (in + out)` for each target, for DoRA its rows, and the biases that train."""
-        return sum(
-            self.rank * (t.in_features + t.out_features) + self.use_dora * t.out_features
-            for t in self.targets(shape, family)
-        ) + sum(self._biases(shape, family))
+    def trained(self, shape: ModelShape, family: Family) -> dict[str, int]:
+        """`rank * (in + out)` for each target, for DoRA its rows, biases, and what trains whole."""
+        sizes = {}
+        for target in self.targets(shape, family):
+            sizes[f"{target.name}.lora_A.default.weight"] = self.rank * target.in_features
+            sizes[f"{target.name}.lora_B.default.weight"] = self.rank * target.out_features
+            if self.use_dora:
+                sizes[f"{target.name}.lora_magnitude_vector.default.weight"] = target.out_features
+        sizes |= self._biases(shape, family)
+        for module, inside in self._whole(shape.parameters).items():
+            for name in inside:
+                wrapped = f"{module}.modules_to_save.default{name.removeprefix(module)}"
+                sizes[wrapped] = shape.parameters[name]
+        return {f"base_model.model.{name}": size for name, size in sizes.items()}
 
-    def _biases(self, shape: ModelShape, family: Family) -> list[int]:
-        """Elements of each bias of the base that trains."""
-        if self.bias == "none":
-            return []
-        if self.bias == "lora_only":
-            names = [f"{target.name}.bias" for target in self.targets(shape, family)]
-        else:
-            names = [name for name in shape.parameters if name.endswith(".bias")]
-        return [shape.parameters[name] for name in names if name in shape.parameters]
+    def _biases(self, shape: ModelShape, family: Family) -> dict[str, int]:
+        """The biases of the base that train: name in PEFT's model -> elements."""
+        targets = [target.name for target in self.targets(shape, family)]
+        sizes = {}
+        if self.bias != "none":
+            own = {f"{name}.bias": f"{name}.base_layer.bias" for name in targets}
+            sizes = {n: shape.parameters[b] for b, n in own.items() if b in shape.parameters}
+        if self.bias == "all":
+            inside = {name for names in self._whole(shape.parameters).values() for name in names}
+            sizes |= {
+                name: size
+                for name, size in shape.parameters.items()
+                if name.endswith(".bias") and name not in own and name not in inside
+            }
+        return sizes
+
+    def _whole(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """The modules that train whole: name -> the names of their parameters."""
+        found: dict[str, list[str]] = {}
+        for name in names:
+            parts = name.split(".")
+            paths = (".".join(parts[:depth]) for depth in range(1, len(parts)))
+            wanted = self.modules_to_save
+            module = next((p for p in paths if any(_is_named(p, w) for w in wanted)), None)
+            if module is not None:
+                found.setdefault(module, []).append(name)
+        return found
+
+    def _check_whole(self, shape: ModelShape, family: Family) -> None:
+        """Refuse modules that are not there, or in which the adapters are."""
+        modules = self._whole(shape.parameters)
+        for wanted in self.modules_to_save:
+            if not any(_is_named(module, wanted) for module in modules):
+                outside = (n for n in shape.parameters if not n.startswith(family.layers_path))
+                known = sorted({name.split(".")[-2] for name in outside})
+                raise ConfigError(
+                    f"method.modules_to_save must name modules of the model, but {wanted!r} "
+                    f"matches nothing in this {family.name} model: outside its layers it has "
+                    f"{', '.join(known)}"
+                )
+        for target in self.targets(shape, family):
+            if any(f"{target.name}.".startswith(f"{module}.") for module in modules):
+                raise ConfigError(
+                    f"method.modules_to_save must not hold {target.name}, which is one of "
+                    f"method.target_modules: a module trains whole or by an adapter, but got "
+                    f"modules_to_save={list(self.modules_to_save)}"
+                )
 
     def apply(self, model: PreTrainedModel, family: Family) -> PreTrainedModel:
         """Wrap the targets with PEFT's LoRA layers; everything else is frozen."""
@@ -157,8 +211,25 @@ class LoRA(Method):
             use_rslora=self.rank_stabilized,
             use_dora=self.use_dora,
             bias=self.bias,
+            modules_to_save=self._apply_whole(model) or None,
         )
         return get_peft_model(model, config)  # type: ignore[return-value]  # it stands in for one
+
+    def _apply_whole(self, model: PreTrainedModel) -> list[str]:
+        """Give the modules of a built model that train whole.
+
+        Raises:
+            ConfigError: One of them is quantized.
+        """
+        own = dict(model.named_parameters())
+        modules = self._whole(own)
+        for module, names in modules.items():
+            if not all(own[name].is_floating_point() for name in names):
+                raise ConfigError(
+                    "method.modules_to_save must name modules that are not quantized, but "
+                    f"{module} is: leave it out, or model.quantization"
+                )
+        return list(modules)
 
     def save(self, model: PreTrainedModel, weights: Mapping[str, Tensor], folder: Path) -> None:
         """Write the adapter as PEFT does."""

@@ -39,6 +39,7 @@ class PTuningV2(Method):
     peft_fields: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"num_virtual_tokens": "num_virtual_tokens"}
     )
+    leads_rows: ClassVar[bool] = True
 
     name: Literal["p_tuning_v2"] = "p_tuning_v2"
     num_virtual_tokens: Annotated[int, Field(ge=1)] = 16
@@ -53,17 +54,20 @@ class PTuningV2(Method):
     def check(self, shape: ModelShape, family: Family) -> None:
         """Refuse nothing: every length has an effect."""
 
-    def trainable_parameters(self, shape: ModelShape, family: Family) -> int:
+    def trained(self, shape: ModelShape, family: Family) -> dict[str, int]:
         """A key and a value a virtual token, layer and head; or the table and the network."""
         num_values = 2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim
+        module = f"transformer.{_MODULE}" if family.has_own_prefix else _MODULE
         if not self.projection:
-            return self.num_virtual_tokens * num_values
+            return {f"{module}.embedding.weight": self.num_virtual_tokens * num_values}
         width, hidden = family.prefix_embedding_size(shape), shape.hidden_size
-        return (
-            self.num_virtual_tokens * width
-            + (width * hidden + hidden)
-            + (hidden * num_values + num_values)
-        )
+        return {
+            f"{module}.embedding.weight": self.num_virtual_tokens * width,
+            f"{module}.trans.0.weight": width * hidden,
+            f"{module}.trans.0.bias": hidden,
+            f"{module}.trans.2.weight": hidden * num_values,
+            f"{module}.trans.2.bias": num_values,
+        }
 
     def added_tokens(self, family: Family) -> int:
         """The prefix's, where the text's positions start behind it; not on ChatGLM."""

@@ -34,6 +34,7 @@ class PromptTuning(Method):
     peft_fields: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"num_virtual_tokens": "num_virtual_tokens"}
     )
+    leads_rows: ClassVar[bool] = True
 
     name: Literal["prompt_tuning"] = "prompt_tuning"
     num_virtual_tokens: Annotated[int, Field(ge=1)] = 16
@@ -51,9 +52,9 @@ class PromptTuning(Method):
                 "context by the ids of its tokens, and virtual tokens have none: use p_tuning_v2"
             )
 
-    def trainable_parameters(self, shape: ModelShape, family: Family) -> int:
+    def trained(self, shape: ModelShape, family: Family) -> dict[str, int]:
         """An embedding a virtual token."""
-        return self.num_virtual_tokens * shape.hidden_size
+        return {"prompt_encoder.weight": self.num_virtual_tokens * shape.hidden_size}
 
     def added_tokens(self, family: Family) -> int:
         """The prompt's."""

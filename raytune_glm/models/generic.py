@@ -43,6 +43,11 @@ class Generic(Family):
     """
 
     name = "generic"
+    # Held to their rows alone in tests/data/test_joining.py.
+    joining_model_types = (
+        *("cohere", "gemma", "gemma2", "gpt2", "gpt_neox", "granite", "internlm3"),
+        *("mistral", "olmo2", "phi", "phi3", "qwen2", "qwen3", "smollm3", "starcoder2"),
+    )
     tokenizer_files = (
         "tokenizer.json",
         "tokenizer.model",

@@ -80,6 +80,7 @@ class Glm(Family):
     attention_modules = ("q_proj", "k_proj", "v_proj", "o_proj")
     mlp_modules = ("gate_up_proj", "down_proj")
     default_lora_modules = attention_modules
+    joining_model_types = tuple(_NORMS)
     tokenizer_files = ("tokenizer.json",)
     # `config.json` of THUDM/glm-4-9b-chat-hf; those of GLM-4-0414 as tuned copies carry them on.
     published: Mapping[str, Mapping[str, Any]] = MappingProxyType(

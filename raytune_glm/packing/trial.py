@@ -29,7 +29,7 @@ from raytune_glm.errors import NonFiniteLossError
 from raytune_glm.log import log_to_file
 from raytune_glm.metrics import METRICS, preference
 from raytune_glm.packing.pack import DataRow, Pack
-from raytune_glm.worker import LoopState, Report, drop_lines_after, write_predictions
+from raytune_glm.worker import LoopState, Report, drop_lines_after, track, write_predictions
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -105,6 +105,8 @@ class SlotTrial:
         saved = self._checkpoints.resume(self._slot)
         self.state = LoopState() if saved is None else LoopState(**saved)
         drop_lines_after(folder / "train.jsonl", self.state.step)
+        self._trackers = track(run, folder)
+        self._trackers.log_again(files.read_lines(folder / "train.jsonl"), self.state.reports)
         self._waiting: list[Sequence[DataRow]] = []
         self._step_loss = self._step_seconds = 0.0
         self._step_rows: list[DataRow] = []
@@ -179,7 +181,9 @@ class SlotTrial:
         self._step_loss = self._step_seconds = 0.0
         step = self.state.step
         if step % self.run.train.log_every_steps == 0 or step == self.total_steps:
-            files.append_line(self._folder / "train.jsonl", {"step": step, **asdict(self._stats)})
+            line = {"step": step, **asdict(self._stats)}
+            files.append_line(self._folder / "train.jsonl", line)
+            self._trackers.log_step(line)
         return is_evaluated(self.run, step, self.total_steps)
 
     def evaluated(self, evaluation: Evaluation, rows: Dataset, *, seconds: float) -> None:
@@ -202,6 +206,7 @@ class SlotTrial:
         state = self.state
         state.seconds += seconds
         state.reports.append(self._report_of(evaluation))
+        self._trackers.log_evaluation(state.reports[-1])
         value = preference(evaluation.values, self._metric)
         is_best = state.best is None or value > state.best
         if is_best:
@@ -240,6 +245,7 @@ class SlotTrial:
     def leave(self) -> None:
         """Free the slot."""
         self._pack.remove(self.number)
+        self._trackers.close()
         self._log.info("left the pack after step %d", self.state.step)
         self._log.removeHandler(self._log_handler)
         self._log_handler.close()

@@ -30,7 +30,8 @@ def leaderboard(rows: Iterable[TrialRow], metric: Metric) -> tuple[list[str], li
         [
             str(place),
             row.id,
-            row.state.value,
+            # A trial whose patience was over is complete, and shorter than the others.
+            row.state.value + (" early" if row.note else ""),
             *(_number(row.metrics["best"].get(name)) for name in metrics),
             *(short(row.params[path]) if path in row.params else "" for path in paths),
             str(row.steps),

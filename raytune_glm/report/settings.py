@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import yaml
 
 from raytune_glm import files
 from raytune_glm.config import SweepConfig
+from raytune_glm.config.load import flat
 from raytune_glm.errors import ConfigError
 from raytune_glm.trials.records import ResultsFolder
 
@@ -15,6 +14,7 @@ FREE = {
     "run.disk_budget_gb",
     "run.max_failures",
     "run.ray_address",
+    "run.track",
     "search.max_concurrent",
     "search.num_trials",
     "search.time_budget_s",
@@ -36,8 +36,8 @@ def write_settings(results: ResultsFolder, sweep: SweepConfig) -> None:
     if not results.has_trials():
         results.study.unlink(missing_ok=True)
     elif path.exists():
-        before = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
-        now = _flat(tree)
+        before = flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+        now = flat(tree)
         changed = [
             f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now"
             for key in sorted(before.keys() | now.keys())
@@ -50,13 +50,3 @@ def write_settings(results: ResultsFolder, sweep: SweepConfig) -> None:
             )
     text = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)
     files.write_text(path, text)
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        key: value
-        for name, child in tree.items()
-        for key, value in _flat(child, f"{prefix}.{name}" if prefix else str(name)).items()
-    }

@@ -148,15 +148,18 @@ class LedgerCallback(Callback):
         if ending["state"] == NO_ROOM:
             self._stop(ending["error"])
         else:
-            self._finish(trial, State(ending["state"]), ending["error"])
+            state = State(ending["state"])
+            self._finish(trial, state, ending.get("error"), note=ending.get("note"))
 
     def _stop(self, reason: str) -> None:
         if self.brake.reason is None:
             self.brake.reason = reason
             self._progress.stopped(reason)
 
-    def _finish(self, trial: Trial, state: State, error: str | None = None) -> None:
-        row = self._ledger.finish(trial.config["number"], state, error)
+    def _finish(
+        self, trial: Trial, state: State, error: str | None = None, *, note: str | None = None
+    ) -> None:
+        row = self._ledger.finish(trial.config["number"], state, error, note=note)
         drop_state(Path(trial.config["folder"]) / "checkpoint")
         self._on_end(row.id)
         self._progress.finished(row, self._ledger.live.values())

@@ -32,6 +32,8 @@ STATE = "state"
 """Attribute of a trial in the study: how it ended, where Optuna's FAIL would not tell."""
 ERROR = "error"
 """Attribute of a trial in the study: what went wrong."""
+NOTE = "note"
+"""Attribute of a trial in the study: why it is complete before its last step."""
 
 OPTUNA_STATE = {
     State.COMPLETE: TrialState.COMPLETE,
@@ -105,7 +107,9 @@ class Ledger:
         """Write what is missing of a trial whose end a kill kept from being written down whole."""
         live = self._live(trial)
         if trial.state.is_finished():
-            self._write_row(live, State(trial.user_attrs[STATE]), trial.user_attrs.get(ERROR))
+            self._write_row(
+                live, State(trial.user_attrs[STATE]), *map(trial.user_attrs.get, (ERROR, NOTE))
+            )
             return True
         if live.progress >= 1:
             self.live[trial.number] = live
@@ -152,25 +156,31 @@ class Ledger:
         files.append_line(self._results.trial(live.id) / "metrics.jsonl", report)
         live.handle.report(report[self._settings.metric], report[STEP])
 
-    def finish(self, number: int, state: State, error: str | None = None) -> TrialRow:
+    def finish(
+        self, number: int, state: State, error: str | None = None, *, note: str | None = None
+    ) -> TrialRow:
         """Write down the end of a trial, in the study and as a line of `trials.jsonl`."""
         live = self.live.pop(number)
         best = self._best(live.reports)
         live.handle.set_user_attr(STATE, state.value)
         if error is not None:
             live.handle.set_user_attr(ERROR, error)
+        if note is not None:
+            live.handle.set_user_attr(NOTE, note)
         if state is State.COMPLETE:
             assert best is not None, "a complete trial has reported"
             self._study.tell(number, values=best[self._settings.metric])
         else:
             self._study.tell(number, state=OPTUNA_STATE[state])
-        return self._write_row(live, state, error)
+        return self._write_row(live, state, error, note)
 
     def _best(self, reports: list[dict[str, Any]]) -> dict[str, Any] | None:
         metric = METRICS[self._settings.metric]
         return max(reports, key=lambda report: preference(report, metric), default=None)
 
-    def _write_row(self, live: LiveTrial, state: State, error: str | None) -> TrialRow:
+    def _write_row(
+        self, live: LiveTrial, state: State, error: str | None, note: str | None
+    ) -> TrialRow:
         last = live.reports[-1] if live.reports else {}
         best = self._best(live.reports)
         start = last.get("first_step_at")
@@ -193,6 +203,7 @@ class Ledger:
             ladder=ladder.changes_of(self._results.trial(live.id)),
             execution=last.get("execution", "solo"),
             error=error,
+            note=note,
         )
         self._results.add(row)
         self.rows[row.number] = row

@@ -94,6 +94,8 @@ class Progress:
             row.state.value.lower(),
             f"{score} at step {row.steps}{seconds}",
         )
+        if row.note:
+            self._console.print(f"    {row.note}", markup=False, highlight=False)
         if row.error:
             self._console.print(f"    {row.error.splitlines()[-1]}", markup=False, highlight=False)
         self._count(row)

@@ -65,6 +65,8 @@ class TrialRow(BaseModel):
     execution: str = "solo"
     error: str | None = None
     """What went wrong, where the trial failed or did not fit."""
+    note: str | None = None
+    """Why a complete trial has not taken all its steps."""
 
 
 class ResultsFolder:

@@ -361,3 +361,40 @@ def test_a_corner_whose_model_cannot_be_loaded_so_is_refused(
     message = refusal(file, flash, kind=ModelError)
     assert "must be bf16 or fp16 for attention=flash_attention_2" in message
     assert check(file, flash, "model.precision=bf16").precisions == {"bf16"}
+
+
+def test_packing_is_refused_by_name_where_rows_could_not_be_kept_apart(file: Path) -> None:
+    check(file, "train.packing=true")
+    assert "train.packing must be false with method.name=p_tuning_v2, whose virtual" in refusal(
+        file, "method={name: p_tuning_v2}", "train.packing=true"
+    )
+    flash = ("model.attention=flash_attention_2", "model.precision=bf16")
+    assert "train.packing must be false with model.attention=flash" in refusal(
+        file, *flash, "train.packing=true"
+    )
+    assert "`group_by_length` must be false where `packing` is true" in str(
+        refusal(file, "train.packing=true", "train.group_by_length=true")
+    )
+
+
+def test_learning_rates_of_parts_that_do_not_train_are_refused(file: Path) -> None:
+    check(file, "train.learning_rates={lora_B: 16x}")
+    message = refusal(file, "train.learning_rates={lora_B: 16x, prefix_encoder: 1e-3}")
+    assert "'prefix_encoder' picks nothing (left) of base_model.model.transformer.enc" in message
+
+
+def test_a_module_to_train_beside_the_adapters_must_be_there_and_have_none(file: Path) -> None:
+    plain = check(file).trainable[0]
+    beside = check(file, "method.modules_to_save=final_layernorm").trainable[0]
+    assert beside - plain == check(file).model.shape.hidden_size
+    message = refusal(file, "method.modules_to_save=[lm_head]")
+    assert "'lm_head' matches nothing in this chatglm3 model: outside its layers it has" in message
+    assert "output_layer, word_embeddings" in message
+    assert "must not hold transformer.encoder.layers.0.mlp.dense_h_to_4h, which is one" in refusal(
+        file, "method.modules_to_save=[mlp]"
+    )
+
+
+def test_patience_without_evaluations_on_the_way_is_refused(file: Path) -> None:
+    message = refusal(file, "train.patience=3", "train.eval_every_steps=null")
+    assert "`patience` must have `eval_every_steps` beside it" in message

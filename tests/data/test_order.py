@@ -77,3 +77,41 @@ def test_a_batch_that_workers_cannot_share_evenly_is_refused() -> None:
 def test_an_order_without_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="num_rows=0, batch_size=4 and seed=0"):
         BatchOrder(num_rows=0, batch_size=4, seed=0)
+
+
+@given(rows, st.integers(1, 12), seeds, st.integers(1, 3))
+def test_rows_of_like_length_are_still_every_row_once_an_epoch(
+    num_rows: int, batch_size: int, seed: int, epochs: int
+) -> None:
+    lengths = np.arange(num_rows) % 7 + 1
+    order = BatchOrder(num_rows=num_rows, batch_size=batch_size, seed=seed, lengths=lengths)
+    steps = math.ceil(num_rows * epochs / batch_size)
+    stream = np.concatenate([order.batch_at(step) for step in range(steps)])
+    for epoch in range(epochs):
+        part = stream[epoch * num_rows : (epoch + 1) * num_rows]
+        assert sorted(part) == list(range(num_rows))
+
+
+def test_batches_of_like_length_pad_little_and_come_in_random_order() -> None:
+    lengths = np.random.default_rng(0).integers(10, 200, size=1003)
+    grouped = BatchOrder(num_rows=1003, batch_size=8, seed=1, lengths=lengths)
+    plain = BatchOrder(num_rows=1003, batch_size=8, seed=1)
+
+    def padding(order: BatchOrder) -> float:
+        batches = [lengths[order.batch_at(step)] for step in range(300)]
+        return 1 - sum(b.sum() for b in batches) / sum(8 * b.max() for b in batches)
+
+    assert padding(plain) > 0.35
+    assert padding(grouped) < 0.05
+    longest = [lengths[grouped.batch_at(step)].max() for step in range(100)]
+    assert longest != sorted(longest)
+    assert longest != sorted(longest, reverse=True)
+
+
+def test_grouped_batches_are_the_same_from_whichever_step_one_begins() -> None:
+    lengths = np.arange(29)
+    settings = {"num_rows": 29, "batch_size": 4, "seed": 5, "lengths": lengths}
+    through = BatchOrder(**settings)
+    batches = [through.batch_at(step).tolist() for step in range(40)]
+    for step in (39, 20, 7, 8, 0):
+        assert BatchOrder(**settings).batch_at(step).tolist() == batches[step]

@@ -15,6 +15,7 @@ EXAMPLES: dict[str, AnyMethod] = {
     "lora": LoRA(rank=4, target_modules="all"),
     "dora": LoRA(rank=4, target_modules="attention", use_dora=True),
     "lora_with_biases": LoRA(rank=4, target_modules="attention", bias="all"),
+    "lora_beside_the_norms": LoRA(rank=4, modules_to_save=("input_layernorm",)),
     "p_tuning_v2": PTuningV2(num_virtual_tokens=5, dropout=0.0),
     "p_tuning_v2_projected": PTuningV2(num_virtual_tokens=5, projection=True, dropout=0.0),
     "prompt_tuning": PromptTuning(num_virtual_tokens=5),
@@ -79,8 +80,8 @@ def test_a_trained_method_is_what_it_says_and_comes_back_from_disk(
 ) -> None:
     method, model = applied(base, example)
     names = set(trained(model))
-    count = sum(p.numel() for p in trained(model).values())
-    assert count == method.trainable_parameters(base.shape, base.family)
+    sizes = {name: p.numel() for name, p in trained(model).items()}
+    assert sizes == method.trained(base.shape, base.family)
     frozen = {n: p.detach().clone() for n, p in model.named_parameters() if n not in names}
     before = {n: p.detach().clone() for n, p in trained(model).items()}
 

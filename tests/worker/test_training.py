@@ -226,3 +226,40 @@ def test_evaluating_on_two_workers_gives_what_one_worker_gives(
     [together] = lines(tmp_path / "2/trial/reports.jsonl")
     assert together["eval_loss"] == pytest.approx(alone["eval_loss"], abs=1e-5)
     assert together["triple_f1"] == alone["triple_f1"]
+
+
+def test_packed_rows_train_as_rows_by_themselves_on_one_worker_and_on_two(
+    run: dict[str, Any], tmp_path: Path
+) -> None:
+    run["train"] |= {"max_steps": 5}
+    packed = run | {"train": run["train"] | {"packing": True}}
+    run_trials(_spec(tmp_path / "1", {"plain": run, "packed": packed}), rank=0)
+    spread = packed | {"deepspeed": {"zero_stage": 2}}
+    assert run_in_processes(_spec(tmp_path / "2", {"packed": spread}, 2), tmp_path) == [0, 0]
+    expected = _losses(tmp_path / "1/plain")
+    for folder in (tmp_path / "1/packed", tmp_path / "2/packed"):
+        assert _losses(folder) == pytest.approx(expected, abs=1e-5)
+    [plain], [joined] = (lines(tmp_path / f"1/{n}/reports.jsonl") for n in ("plain", "packed"))
+    assert joined["eval_loss"] == pytest.approx(plain["eval_loss"], abs=1e-5)
+
+
+def test_a_trial_whose_patience_is_over_ends_complete_with_its_best(
+    run: dict[str, Any], tmp_path: Path
+) -> None:
+    # Far too high a rate, under which the loss on two rows goes up and down.
+    run["train"] |= {"max_steps": 40, "eval_every_steps": 1, "patience": 2, "learning_rate": 0.1}
+    run["train"] |= {"group_by_length": True, "neftune_noise_alpha": 5.0, "schedule": "constant"}
+    run["train"] |= {"batch_size": 2, "warmup_ratio": 0}
+    run["data"]["max_dev_rows"] = 2
+    for _ in range(2):  # the second time as if the end had been lost in a kill
+        run_trials(_spec(tmp_path, {"trial": run}), rank=0)
+    told = lines(tmp_path / "trial/reports.jsonl")
+    assert told[: len(told) // 2] == told[len(told) // 2 :]
+    *reports, last = told[: len(told) // 2]
+    assert last["ending"]["state"] == "COMPLETE"
+    assert last["ending"]["note"] == "no better in 2 evaluations (train.patience)"
+    best = min(reports, key=lambda report: report["eval_loss"])
+    assert [report["step"] for report in reports] == list(range(1, best["step"] + 3))
+    adapter = best_adapter(tmp_path / "trial/checkpoint")
+    assert adapter is not None
+    assert adapter.name == f"step-{best['step']:06d}"
