@@ -32,7 +32,7 @@ sweep: install ## run sweeps/lora.yaml, or SWEEP, to its leaderboard
 	$(BIN)/python -m raytune_glm.sweep $(SWEEP) $(ARGS)
 
 test: install ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: install ## formatting, lint, types, layering
 	$(BIN)/ruff format --check .

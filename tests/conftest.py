@@ -1,4 +1,4 @@
-"""Fixtures that every test may use, and the rule for tests that need `../shared`."""
+"""Fixtures that every test may use, and the rules for tests that need Ray or `../shared`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ SHARED = ROOT.parent / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("ray"):  # one Ray at a time, whatever runs beside it
+            item.add_marker(pytest.mark.xdist_group("ray"))
     if SHARED.is_dir():
         return
     if os.environ.get("RAYTUNE_GLM_REQUIRE_SHARED"):
