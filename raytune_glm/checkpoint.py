@@ -184,6 +184,33 @@ def forget(checkpoint: Path) -> bool:
     return True
 
 
+def copy_checkpoint(source: Path, target: Path, *, attempts: int = 10) -> int:
+    """Copy another trial's checkpoint, which may go on training meanwhile, to begin from it.
+
+    Args:
+        source: The other trial's checkpoint folder.
+        target: The new trial's, which does not exist yet.
+        attempts: How often to begin anew where the other one saved in the middle of the copy.
+
+    Returns:
+        The step that the copy begins at; 0 where the other one has no state to go on from.
+    """
+    for _ in range(attempts):
+        index = _read_index(source)
+        if index.state is None:
+            return 0
+        try:
+            for name in (index.state, *index.adapters):
+                shutil.copytree(source / name, target / name)
+        except (FileNotFoundError, shutil.Error):
+            shutil.rmtree(target, ignore_errors=True)
+            continue
+        _sync_tree(target)
+        _publish(target, index)
+        return int(index.state.rpartition("-")[2])
+    return 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Index:
     state: str | None

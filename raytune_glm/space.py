@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Protocol, TypeAlias
@@ -28,6 +29,9 @@ Overrides: TypeAlias = dict[str, Any]
 MAX_CORNERS = 5_000
 """Above this many combinations of extremes, dimensions are combined two by two only. A corner takes
 0.2 ms to check, and a faulty sweep file is to be answered at once."""
+
+MAX_GRID = 100_000
+"""Most points of a grid: far above what anybody trains, low enough to list."""
 
 
 class Chooser(Protocol):
@@ -65,18 +69,48 @@ class Choice(_Dimension):
         return self
 
     def choose(self, chooser: Chooser, name: str) -> Any:
-        """Pick a value. Optuna stores only scalars: what is none is chosen by its text."""
-        if all(isinstance(value, bool | int | float | str | None) for value in self.choice):
-            return chooser.suggest_categorical(name, list(self.choice))
-        shown = [str(value) for value in self.choice]
-        return self.choice[shown.index(chooser.suggest_categorical(name, shown))]
+        """Pick a value."""
+        stored = self.grid()
+        return self.choice[stored.index(chooser.suggest_categorical(name, stored))]
 
     def extremes(self) -> list[Any]:
         """The values that a check of the space must try: all of them."""
         return list(self.choice)
 
+    def grid(self) -> list[Any]:
+        """All values as a study stores them: scalars, or the texts of what is none."""
+        if all(isinstance(value, bool | int | float | str | None) for value in self.choice):
+            return list(self.choice)
+        return [str(value) for value in self.choice]
+
+    def locate(self, value: Any) -> Any:
+        """The value as a study stores it.
+
+        Raises:
+            ValueError: It is not one of the choices.
+        """
+        if value not in self.choice:
+            raise ValueError(f"must be one of {list(self.choice)}, but got {value!r}")
+        return self.grid()[self.choice.index(value)]
+
+    def perturb(self, value: Any, rng: random.Random, *, resample: float) -> Any:
+        """Another value: any with probability `resample`, else a neighbour in the list."""
+        if rng.random() < resample:
+            return rng.choice(self.choice)
+        place = self.choice.index(value) + rng.choice((-1, 1))
+        return self.choice[min(max(place, 0), len(self.choice) - 1)]
+
+
+FACTORS = (0.8, 1.25)
+"""What a number is multiplied by in a copy of a trial; Jaderberg et al. 2017 have 0.8 and 1.2, of
+which many would lead downwards."""
+
 
 class _Interval(_Dimension):
+    @staticmethod
+    def _scaled(value: float, low: float, high: float, rng: random.Random) -> float:
+        return min(max(value * rng.choice(FACTORS), low), high)
+
     @staticmethod
     def _bounds(kind: str, low: float, high: float, *, log: bool) -> None:
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -87,6 +121,14 @@ class _Interval(_Dimension):
             )
         if log and low <= 0:
             raise ValueError(f"`{kind}` on a log scale must start above 0, but got low={low}")
+
+    @staticmethod
+    def _within(low: float, high: float, value: Any, step: float | None = None) -> None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:
+            raise ValueError(f"must be a number in [{low}, {high}], but got {value!r}")
+        if step is not None and (Decimal(str(value)) - Decimal(str(low))) % Decimal(str(step)):
+            raise ValueError(f"must be {low} + a multiple of {step}, but got {value!r}")
 
     @staticmethod
     def _grid(kind: str, low: float, high: float, step: float) -> None:
@@ -121,6 +163,33 @@ class Range(_Interval):
         """The two ends."""
         return list(self.range)
 
+    def grid(self) -> list[float]:
+        """All values.
+
+        Raises:
+            ValueError: There is no `step`, so that there are infinitely many.
+        """
+        if self.step is None:
+            raise ValueError("has infinitely many values: give it a `step`, or write a `choice`")
+        low, high = (Decimal(str(end)) for end in self.range)
+        step = Decimal(str(self.step))
+        return [float(low + place * step) for place in range(int((high - low) / step) + 1)]
+
+    def locate(self, value: Any) -> float:
+        """The value as a study stores it; ValueError where it is not in the range."""
+        self._within(*self.range, value, self.step)
+        return float(value)
+
+    def perturb(self, value: float, rng: random.Random, *, resample: float) -> float:
+        """Another value: any with probability `resample`, else this one times a factor."""
+        low, high = self.range
+        found = (
+            rng.uniform(low, high)
+            if rng.random() < resample
+            else self._scaled(value, low, high, rng)
+        )
+        return found if self.step is None else min(self.grid(), key=lambda v: abs(v - found))
+
 
 class LogRange(_Interval):
     """A float between two bounds, both included, uniform in its logarithm."""
@@ -140,6 +209,23 @@ class LogRange(_Interval):
     def extremes(self) -> list[float]:
         """The two ends."""
         return list(self.log_range)
+
+    def grid(self) -> list[float]:
+        """No list: ValueError always."""
+        raise ValueError("has infinitely many values: write a `choice` of some of them")
+
+    def locate(self, value: Any) -> float:
+        """The value as a study stores it; ValueError where it is not in the range."""
+        self._within(*self.log_range, value)
+        return float(value)
+
+    def perturb(self, value: float, rng: random.Random, *, resample: float) -> float:
+        """Another value: any with probability `resample`, else this one times a factor."""
+        low, high = self.log_range
+        if rng.random() < resample:
+            drawn = math.exp(rng.uniform(math.log(low), math.log(high)))
+            return min(max(drawn, low), high)
+        return self._scaled(value, low, high, rng)
 
 
 class IntRange(_Interval):
@@ -169,6 +255,23 @@ class IntRange(_Interval):
     def extremes(self) -> list[int]:
         """The two ends."""
         return list(self.int_range)
+
+    def grid(self) -> list[int]:
+        """All values."""
+        low, high = self.int_range
+        return list(range(low, high + 1, self.step))
+
+    def locate(self, value: Any) -> int:
+        """The value as a study stores it; ValueError where it is not in the range."""
+        self._within(*self.int_range, value, self.step)
+        return int(value)
+
+    def perturb(self, value: int, rng: random.Random, *, resample: float) -> int:
+        """Another value: any with probability `resample`, else the nearest to this one scaled."""
+        if rng.random() < resample:
+            return rng.choice(self.grid())
+        scaled = self._scaled(value, *self.int_range, rng)
+        return min(self.grid(), key=lambda v: abs(v - scaled))
 
 
 SimpleDimension: TypeAlias = Choice | Range | LogRange | IntRange
@@ -234,6 +337,43 @@ class OneOf(_Dimension):
             for values in itertools.product(*(d.extremes() for d in dimensions.values())):
                 yield {section: {"name": variant}, **dict(zip(names, values, strict=True))}
 
+    def grid_of_section(self, section: str) -> list[dict[str, Any]]:
+        """Every variant with every combination of its settings, under the chooser's names."""
+        points = []
+        for variant, dimensions in self.one_of.items():
+            axes = {
+                f"{section}[{variant}].{name}": _grid_of(f"{section}.{name}", dimension)
+                for name, dimension in dimensions.items()
+            }
+            for values in itertools.product(*axes.values()):
+                points.append({f"{section}.name": variant, **dict(zip(axes, values, strict=True))})
+        return points
+
+    def locate_section(self, section: str, values: Overrides) -> dict[str, Any]:
+        """Take what is this section's out of `values`, under the chooser's names.
+
+        Raises:
+            ValueError: The variant is none of these, or a value is outside of its dimension.
+        """
+        written = values.pop(section, None)
+        if isinstance(written, Mapping):
+            values.update({f"{section}.{name}": value for name, value in written.items()})
+            written = None
+        variant = values.pop(f"{section}.name", written)
+        if variant is None:
+            return {}
+        if variant not in self.one_of:
+            raise ValueError(
+                f"{section}: must be one of {', '.join(self.one_of)}, but got {variant!r}"
+            )
+        return {f"{section}.name": variant} | {
+            f"{section}[{variant}].{name}": _located(
+                f"{section}.{name}", dimension, values.pop(f"{section}.{name}")
+            )
+            for name, dimension in self.one_of[variant].items()
+            if f"{section}.{name}" in values
+        }
+
 
 DIMENSIONS: dict[str, type[BaseModel]] = {**SIMPLE_DIMENSIONS, "one_of": OneOf}
 
@@ -270,6 +410,73 @@ def choose(space: Space, chooser: Chooser) -> Overrides:
         else:
             chosen[path] = dimension.choose(chooser, path)
     return chosen
+
+
+def locate(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a point of the space, as a user or a results file has it, into what a study stores.
+
+    Args:
+        space: Dotted path -> dimension.
+        values: Dotted path -> value, as `choose` gives them; the variant of a `OneOf` may also be
+            written `method: lora`. What is left out is left out of the result too.
+
+    Returns:
+        The chooser's name -> the value that a study stores under it.
+
+    Raises:
+        ValueError: A value is outside of its dimension, or its path is not searched.
+    """
+    left = dict(values)
+    found: dict[str, Any] = {}
+    for path, dimension in space.items():
+        if isinstance(dimension, OneOf):
+            found.update(dimension.locate_section(path, left))
+        elif path in left:
+            found[path] = _located(path, dimension, left.pop(path))
+    if left:
+        raise ValueError(
+            f"{', '.join(left)}: must be searched by such a trial, but is not in search.space, or "
+            "belongs to another variant"
+        )
+    return found
+
+
+def _located(path: str, dimension: SimpleDimension, value: Any) -> Any:
+    try:
+        return dimension.locate(value)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _grid_of(path: str, dimension: SimpleDimension) -> list[Any]:
+    try:
+        return dimension.grid()
+    except ValueError as error:
+        raise ValueError(f"search.space.{path}: {error}") from None
+
+
+def grid(space: Space) -> list[dict[str, Any]]:
+    """Every point of the space, as the chooser's names and the values that a study stores.
+
+    Raises:
+        ValueError: A dimension has infinitely many values, or there are over `MAX_GRID` points.
+    """
+    axes: list[list[dict[str, Any]]] = [
+        dimension.grid_of_section(path)
+        if isinstance(dimension, OneOf)
+        else [{path: value} for value in _grid_of(path, dimension)]
+        for path, dimension in space.items()
+    ]
+    size = math.prod(len(axis) for axis in axes)
+    if size > MAX_GRID:
+        raise ValueError(
+            f"search.space: must have at most {MAX_GRID:,} points for a grid, but has {size:,}: "
+            "list fewer values, or use random"
+        )
+    return [
+        {name: value for part in parts for name, value in part.items()}
+        for parts in itertools.product(*axes)
+    ]
 
 
 def corners(space: Space) -> Iterator[Overrides]:

@@ -95,12 +95,13 @@ def _run(sweep: SweepConfig, plan: Plan, results: ResultsFolder, console: Consol
     from raytune_glm.metrics import METRICS
     from raytune_glm.report.outcome import write_outcome
     from raytune_glm.report.ranking import winner
+    from raytune_glm.trials.history import earlier_trials
     from raytune_glm.trials.ledger import Ledger
     from raytune_glm.trials.receipt import read_receipt
 
     metric = METRICS[sweep.search.metric]
     started = time.monotonic()
-    ledger = Ledger(results, sweep.search, mode=metric.direction)
+    ledger = Ledger(results, sweep.search, mode=metric.direction, history=earlier_trials(sweep))
     best = winner(ledger.rows.values(), metric)
     out_of_time = False
     if ledger.num_left or (best is not None and read_receipt(results, best) is None):

@@ -305,6 +305,8 @@ class _Trial:
 
     def report(self, state: LoopState, stats: StepStats, evaluation: Evaluation) -> dict[str, Any]:
         """The plain data that an evaluation is reported as."""
+        from raytune_glm.engine import distributed
+
         return {
             "step": state.step,
             "total_steps": self.total_steps,
@@ -315,6 +317,7 @@ class _Trial:
             "grad_norm": stats.grad_norm,
             "skipped_steps": state.skipped_steps,
             "seconds": state.seconds,
+            "device_seconds": state.seconds * distributed.world_size(),
             "tokens_per_second": state.tokens / state.train_seconds,
             "peak_memory_bytes": self._engine.peak_memory_bytes(),
             "trainable_parameters": self._engine.trainable_parameters,

@@ -28,6 +28,7 @@ from raytune_glm.config.tree import (
 from raytune_glm.data import DataConfig
 from raytune_glm.methods import METHODS
 from raytune_glm.search import SearchSettings, samplers, schedulers
+from raytune_glm.search.settings import Budget, Quota
 from raytune_glm.space import DIMENSIONS
 
 TARGET = Path(__file__).resolve().parents[1] / "docs/sweep_file.md"
@@ -74,6 +75,8 @@ def reference() -> str:
         "train": TrainSettings,
         "deepspeed": DeepSpeedSettings,
         "search": SearchSettings,
+        "search.budget": Budget,
+        "search.quota": Quota,
         "run": RunSettings,
     }.items():
         parts.append(_section(name, kind))

@@ -27,7 +27,7 @@ LAYERS = (
     ("engine", "evaluate", "answering", "checkpoint"),
     ("config",),
     ("data", "methods", "tracking"),
-    ("models", "metrics", "space", "search"),
+    ("models", "metrics", "space", "search", "schedulers"),
     ("errors", "log", "files", "memory", "processes", "command"),
 )
 """Packages and modules of `raytune_glm`, the highest layer first: imports go down or stay level."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from raytune_glm import space as spaces
 from raytune_glm.config.execution import packing_obstacle
@@ -102,6 +102,8 @@ def check_sweep(sweep: SweepConfig) -> Plan:
     ):
         for run in runs:
             _attempt(faults, partial(check, run))
+    if not faults:
+        _attempt(faults, lambda: _check_limits(runs, model, sweep.search.limits))
     if faults:
         _refuse(faults)
     obstacles = [found for run in runs if (found := packing_obstacle(run)) is not None]
@@ -190,7 +192,30 @@ def _corner_runs(sweep: SweepConfig) -> list[RunConfig]:
             first_at.setdefault(str(error), _show(corner))
     if first_at:
         _refuse([ConfigError(f"search.space: at {at}, {text}") for text, at in first_at.items()])
+    for values in sweep.search.start_with:
+        given = _Given(spaces.locate(sweep.search.space, values))
+        runs.append(trial_run(base, spaces.choose(sweep.search.space, given)))
     return runs
+
+
+class _Given:
+    """A chooser of given values, and of the first extreme where none is."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self._values.get(name, choices[0])
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return float(self._values.get(name, low))
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        return int(self._values.get(name, low))
 
 
 def _show(corner: spaces.Overrides) -> str:
@@ -282,25 +307,60 @@ class _RowCounts:
 
 
 def _check_reports(run: RunConfig, sweep: SweepConfig, num_rows: int | None) -> None:
-    """A scheduler that sees a trial's first report at its end has no effect."""
-    grace = sweep.search.scheduler.needs_reports_before()
-    every = run.train.eval_every_steps
-    if grace is None:
+    """Who decides at a trial's reports has no effect where the first one is at its end."""
+    search = sweep.search
+    if search.scheduler.stops:
+        who = f"search.scheduler {search.scheduler.name}"
+    elif search.budget.per_trial is not None:
+        who = "search.budget.per_trial"
+    else:
         return
+    grace = search.scheduler.needs_reports_before() or 1
+    every = run.train.eval_every_steps
     if num_rows is None and run.train.max_steps is None:
         raise ConfigError(
-            f"train.max_steps must be given for search.scheduler {sweep.search.scheduler.name} "
-            "where rows come from the hub, since nobody has counted them yet, but got "
-            f"epochs={run.train.epochs}"
+            f"train.max_steps must be given for {who} where rows come from the hub, since nobody "
+            f"has counted them yet, but got epochs={run.train.epochs}"
         )
     last = total_steps(run.train, num_rows=num_rows or 0)
     if every is None or math.ceil(grace / every) * every >= last:
+        given = f" and a first decision at step {grace}" if grace > 1 else ""
         raise ConfigError(
-            f"search.scheduler {sweep.search.scheduler.name} must see a report before a trial's "
-            f"last step, but got train.eval_every_steps={every} and grace_period_steps={grace} in "
-            f"trials of {last} steps: evaluate more often, lower grace_period_steps, or write "
-            "search.scheduler: {name: fifo}"
+            f"{who} must see a report before a trial's last step, but got "
+            f"train.eval_every_steps={every}{given} in trials of {last} steps: evaluate more "
+            "often, decide earlier, or leave it out"
         )
+
+
+LEAST_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "nf4": 0.5}
+"""Bytes that a weight of the base takes, by precision or quantization; some parts take more."""
+
+
+def _check_limits(runs: list[RunConfig], model: Checkpoint, limits: Mapping[str, float]) -> None:
+    """A limit that arithmetic knows to be beyond every trial is not worth a sweep.
+
+    Raises:
+        ConfigError: The limit, and the least that a trial of the space can have.
+    """
+
+    def weights(run: RunConfig) -> float:
+        kind = run.model.quantization or run.model.precision
+        return model.shape.total_parameters * LEAST_BYTES[kind] / run.run.num_workers
+
+    least = {
+        "trainable_parameters": min(
+            run.method.trainable_parameters(model.shape, model.family) for run in runs
+        ),
+        "peak_memory_bytes": min(map(weights, runs)),
+    }
+    faults = [
+        f"search.limits.{name} must be at least {least[name]:,.0f}, the least that any trial of "
+        f"this space can have, or none can win, but got {limit:,.0f}"
+        for name, limit in limits.items()
+        if limit < least.get(name, 0)
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
 
 
 def _span(values: Iterable[int]) -> tuple[int, int]:

@@ -204,6 +204,21 @@ class DeepSpeedEngine:
         path, _ = self._engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
         if path is None:
             raise RuntimeError(f"DeepSpeed cannot read the checkpoint {folder / tag}")
+        self._set_optimizer_settings()
+
+    def _set_optimizer_settings(self) -> None:
+        """Train on with this trial's settings, where the state is of a trial with others."""
+        train, schedule = self._run.train, self._engine.lr_scheduler
+        [factor] = {shape(schedule.last_epoch) for shape in schedule.lr_lambdas}
+        schedule.base_lrs = [train.learning_rate for _ in schedule.base_lrs]
+        for group in self._engine.optimizer.param_groups:
+            group.update(
+                initial_lr=train.learning_rate,
+                lr=train.learning_rate * factor,
+                betas=train.betas,
+                eps=train.adam_epsilon,
+                weight_decay=train.weight_decay,
+            )
 
     def trained_weights(self) -> dict[str, torch.Tensor]:
         """Copy what trains to the CPU, by parameter name; all ranks call it, rank 0 gets it all."""

@@ -17,3 +17,4 @@ class EvalLoss(Metric):
 
     name = "eval_loss"
     direction = "min"
+    ideal = 0.0

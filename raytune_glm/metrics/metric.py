@@ -19,6 +19,8 @@ class Metric(ABC):
     """Key in `METRICS`, value of `search.metric`, and name in every results file."""
     direction: Literal["max", "min"]
     """Whether more or less is better."""
+    ideal: float
+    """The best value there can be."""
 
 
 class AnswerMetric(Metric):

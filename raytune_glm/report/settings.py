@@ -34,7 +34,8 @@ def write_settings(results: ResultsFolder, sweep: SweepConfig) -> None:
     tree = sweep.model_dump(mode="json")
     path = results.root / "sweep.yaml"
     if not results.has_trials():
-        results.study.unlink(missing_ok=True)
+        for study in (results.study, results.journal):
+            study.unlink(missing_ok=True)
     elif path.exists():
         before = flat(yaml.safe_load(path.read_text(encoding="utf-8")))
         now = flat(tree)

@@ -1,11 +1,17 @@
-"""Samplers: who proposes the next trial. One class a sampler, one line in the `Sampler` union."""
+"""Samplers: who proposes the next trial. One class a sampler, one line in the `Sampler` union.
+
+A sampler says of itself what it can work with, and `pairs` refuses the rest.
+"""
 
 from __future__ import annotations
 
+import random
 import warnings
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from raytune_glm import space as spaces
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -14,31 +20,45 @@ if TYPE_CHECKING:
 class _SamplerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    learns_from_stopped: ClassVar[bool] = True
+    """Whether trials that a scheduler stopped tell it anything."""
+    takes_objectives: ClassVar[bool] = True
+    """Whether it can propose for more than one objective."""
+    takes_limits: ClassVar[bool] = True
+    """Whether it keeps out of regions where limits were passed; one that never learns may ignore
+    them, since it proposes what it proposes."""
+    takes_conditions: ClassVar[bool] = True
+    """Whether it can search settings that only some trials have, those inside a `one_of`."""
+
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1234
     """Seed of the proposals. With one trial at a time, the same seed proposes the same trials."""
 
 
 class TPESettings(_SamplerSettings):
-    """Tree-structured Parzen estimator (Bergstra et al. 2011), joint over a trial's settings."""
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), joint over a trial's settings.
+
+    Learns from stopped trials by how far they came, and from trials beyond memory or another limit
+    by how far they were beyond it; running trials count as bad ones (constant liar), so that trials
+    started side by side are not the same one twice.
+    """
 
     name: Literal["tpe"] = "tpe"
     num_startup_trials: Annotated[int, Field(ge=1)] = 4
     """Finished trials before the model proposes; until then proposals are random."""
 
-    def build(self, *, num_trials_before: int) -> BaseSampler:
+    def build(self, *, num_trials_before: int, space: spaces.Space) -> BaseSampler:
         """Make Optuna's sampler.
-
-        Running trials count as bad ones (constant liar), so that trials started side by side are
-        not the same one twice.
 
         Args:
             num_trials_before: Trials that the study has already; a resumed sweep draws on from
                 there instead of drawing its first proposals again.
+            space: What is searched.
         """
+        del space
         import optuna
 
         with warnings.catch_warnings():
-            # Optuna's notice that `multivariate`, `group` and `constant_liar` may change one day.
+            # Optuna's notice that `group` may change one day.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.samplers.TPESampler(
                 n_startup_trials=self.num_startup_trials,
@@ -49,16 +69,143 @@ class TPESettings(_SamplerSettings):
             )
 
 
+class BOHBSettings(_SamplerSettings):
+    """Hyperband-aware TPE, after BOHB (Falkner et al. 2018).
+
+    Trials are compared at one and the same step: the highest that enough of them came to. Running
+    trials that are past it count with their score there, so that nothing waits for their end.
+    """
+
+    takes_objectives: ClassVar[bool] = False
+
+    name: Literal["bohb"] = "bohb"
+    num_startup_trials: Annotated[int, Field(ge=1)] = 4
+    """Finished trials before the model proposes; until then proposals are random."""
+    num_at_step: Annotated[int, Field(ge=2)] = 6
+    """Fewest trials that must have come to a step for trials to be compared there."""
+
+    def build(self, *, num_trials_before: int, space: spaces.Space) -> BaseSampler:
+        """Make the sampler; see `TPESettings.build`."""
+        from raytune_glm.search.bohb import AtOneStep
+
+        inner = TPESettings(seed=self.seed, num_startup_trials=self.num_startup_trials)
+        return AtOneStep(
+            inner.build(num_trials_before=num_trials_before, space=space),
+            num_at_step=self.num_at_step,
+        )
+
+
+class CMAESSettings(_SamplerSettings):
+    """Covariance matrix adaptation (Hansen 2016): many trials over a few settings on a scale."""
+
+    learns_from_stopped: ClassVar[bool] = False
+    takes_objectives: ClassVar[bool] = False
+    takes_limits: ClassVar[bool] = False
+    takes_conditions: ClassVar[bool] = False
+
+    name: Literal["cmaes"] = "cmaes"
+    num_startup_trials: Annotated[int, Field(ge=1)] = 4
+    """Complete trials before the first generation; until then proposals are random."""
+    population: Annotated[int, Field(ge=2)] | None = None
+    """Trials of a generation; none: 4 + 3 ln(number of settings), as Hansen advises."""
+
+    def build(self, *, num_trials_before: int, space: spaces.Space) -> BaseSampler:
+        """Make Optuna's sampler; see `TPESettings.build`."""
+        del space
+        import optuna
+
+        return optuna.samplers.CmaEsSampler(
+            n_startup_trials=self.num_startup_trials,
+            popsize=self.population,
+            # Choices are drawn at random beside it; `pairs` sees that they are not all there is.
+            warn_independent_sampling=False,
+            seed=self.seed + num_trials_before,
+        )
+
+
+class GPSettings(_SamplerSettings):
+    """Gaussian process with expected improvement: the fewest trials, where each one is dear."""
+
+    learns_from_stopped: ClassVar[bool] = False
+    takes_conditions: ClassVar[bool] = False
+
+    name: Literal["gp"] = "gp"
+    num_startup_trials: Annotated[int, Field(ge=1)] = 6
+    """Complete trials before the model proposes; until then proposals are random."""
+
+    def build(self, *, num_trials_before: int, space: spaces.Space) -> BaseSampler:
+        """Make Optuna's sampler; see `TPESettings.build`."""
+        del space
+        import optuna
+
+        with warnings.catch_warnings():
+            # Optuna's notice that the sampler may change one day.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.GPSampler(
+                n_startup_trials=self.num_startup_trials,
+                warn_independent_sampling=False,
+                seed=self.seed + num_trials_before,
+            )
+
+
+class NSGA2Settings(_SamplerSettings):
+    """NSGA-II (Deb et al. 2002), a genetic algorithm for several objectives and many trials."""
+
+    learns_from_stopped: ClassVar[bool] = False
+
+    name: Literal["nsga2"] = "nsga2"
+    population: Annotated[int, Field(ge=2)] = 16
+    """Complete trials of a generation; the first one is random."""
+
+    def build(self, *, num_trials_before: int, space: spaces.Space) -> BaseSampler:
+        """Make Optuna's sampler; see `TPESettings.build`."""
+        del space
+        import optuna
+
+        return optuna.samplers.NSGAIISampler(
+            population_size=self.population, seed=self.seed + num_trials_before
+        )
+
+
 class RandomSettings(_SamplerSettings):
     """Uniform random proposals: the yardstick for every other sampler."""
 
     name: Literal["random"] = "random"
 
-    def build(self, *, num_trials_before: int) -> BaseSampler:
+    def build(self, *, num_trials_before: int, space: spaces.Space) -> BaseSampler:
         """Make Optuna's sampler; see `TPESettings.build`."""
+        del space
         import optuna
 
         return optuna.samplers.RandomSampler(seed=self.seed + num_trials_before)
 
 
-Sampler: TypeAlias = Annotated[TPESettings | RandomSettings, Field(discriminator="name")]
+class GridSettings(_SamplerSettings):
+    """Every point of the space once, in an order drawn by `seed`.
+
+    Of a `one_of`, each variant is combined with its own settings only. With fewer trials than
+    points, those that come are spread over the grid.
+    """
+
+    name: Literal["grid"] = "grid"
+
+    def build(self, *, num_trials_before: int, space: spaces.Space) -> BaseSampler:
+        """Make the sampler; see `TPESettings.build`."""
+        del num_trials_before  # a trial's point follows from its number alone
+        from raytune_glm.search.grid import GridSampler
+
+        points = spaces.grid(space)
+        random.Random(self.seed).shuffle(points)
+        return GridSampler(points)
+
+
+Sampler: TypeAlias = Annotated[
+    TPESettings
+    | BOHBSettings
+    | CMAESSettings
+    | GPSettings
+    | NSGA2Settings
+    | RandomSettings
+    | GridSettings,
+    Field(discriminator="name"),
+]

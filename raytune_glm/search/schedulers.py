@@ -1,70 +1,239 @@
-"""Schedulers: who stops a trial early. One class a scheduler, one line in the `Scheduler` union."""
+"""Schedulers: who stops a trial early. One class a scheduler, one line in the `Scheduler` union.
+
+Each counts in the unit of `search.budget`: optimizer steps, or device-seconds. A setting in the
+other unit than that is refused.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
 STEP = "step"
-"""Name of the report field that schedulers count time in: optimizer steps done."""
+"""Name of the report field of the optimizer steps done."""
+DEVICE_SECONDS = "device_seconds"
+"""Name of the report field of the seconds since the first step, times the trial's workers."""
+
+Unit: TypeAlias = Literal["steps", "device_seconds"]
+FIELD_OF: dict[Unit, str] = {"steps": STEP, "device_seconds": DEVICE_SECONDS}
+"""Unit of a budget -> the report field that counts it."""
 
 
-class ASHASettings(BaseModel):
-    """Asynchronous successive halving (Li et al., MLSys 2020)."""
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """What a scheduler compares trials by."""
 
+    metric: str
+    """Report field of the score."""
+    mode: Literal["min", "max"]
+    unit: Unit
+    """What counts as time."""
+    longest: float
+    """Time of the longest trial, in `unit`."""
+    replace: Callable[[int, int], None]
+    """Told the numbers of a trial that is stopped and of the one whose copy takes its place."""
+
+    @property
+    def field(self) -> str:
+        """Report field of the time."""
+        return FIELD_OF[self.unit]
+
+
+class _SchedulerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["asha"] = "asha"
-    grace_period_steps: Annotated[int, Field(ge=1)]
+    stops: ClassVar[bool] = True
+    """Whether it stops trials before their end."""
+    compares_with_finished: ClassVar[bool] = True
+    """Whether a resumed sweep shows it the trials that ended before."""
+
+
+class _Graceful(_SchedulerSettings):
+    grace_period_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps that every trial may take before it can be stopped."""
-    reduction_factor: Annotated[float, Field(gt=1)] = 3.0
-    """At each rung the best 1/factor of the trials go on; rungs are factor times apart."""
+    grace_period_device_seconds: Annotated[float, Field(gt=0)] | None = None
+    """The same in device-seconds, where `search.budget` counts those."""
 
-    def build(self, *, metric: str, mode: str, max_steps: int) -> TrialScheduler:
-        """Make Ray's scheduler.
+    @model_validator(mode="after")
+    def _check(self) -> _Graceful:
+        if (self.grace_period_steps is None) == (self.grace_period_device_seconds is None):
+            raise ValueError(
+                "exactly one of `grace_period_steps` and `grace_period_device_seconds` must be "
+                f"given, but got grace_period_steps={self.grace_period_steps}, "
+                f"grace_period_device_seconds={self.grace_period_device_seconds}"
+            )
+        return self
 
-        Args:
-            metric: Name of the report field to compare.
-            mode: `min` or `max`.
-            max_steps: Steps of the longest trial of the sweep.
-        """
-        from ray.tune.schedulers import ASHAScheduler
+    @property
+    def grace(self) -> float:
+        """The grace period, in its unit."""
+        grace = self.grace_period_steps or self.grace_period_device_seconds
+        assert grace is not None, "exactly one is given"
+        return grace
 
-        return ASHAScheduler(
-            time_attr=STEP,
-            metric=metric,
-            mode=mode,
-            max_t=max_steps,
-            grace_period=self.grace_period_steps,
-            reduction_factor=self.reduction_factor,
-        )
+    @property
+    def unit(self) -> Unit:
+        """The unit that the scheduler was written for."""
+        return "steps" if self.grace_period_steps is not None else "device_seconds"
 
     def needs_reports_before(self) -> int | None:
-        """The step by which a trial must have reported for the scheduler to have any effect."""
+        """The step by which a trial must have reported for the scheduler to have any effect.
+
+        None where nobody can tell the step before the trial has run.
+        """
         return self.grace_period_steps
 
 
-class FIFOSettings(BaseModel):
+class ASHASettings(_Graceful):
+    """Asynchronous successive halving (Li et al., MLSys 2020)."""
+
+    name: Literal["asha"] = "asha"
+    reduction_factor: Annotated[float, Field(gt=1)] = 3.0
+    """At each rung the best 1/factor of the trials go on; rungs are factor times apart."""
+
+    def build(self, contest: Contest) -> TrialScheduler:
+        """Make Ray's scheduler."""
+        return _halving(self, contest, factor=self.reduction_factor, brackets=1)
+
+
+class HyperBandSettings(_Graceful):
+    """HyperBand (Li et al., JMLR 2018), asynchronous: several ASHA brackets side by side.
+
+    Each trial is put into a bracket by lot; a bracket's grace period is `reduction_factor` times
+    that of the one before, up to one in which nobody is stopped. Unlike synchronous HyperBand no
+    trial is ever paused: a paused trial would keep or lose its device.
+    """
+
+    name: Literal["hyperband"] = "hyperband"
+    reduction_factor: Annotated[float, Field(gt=1)] = 3.0
+    """At each rung the best 1/factor of a bracket's trials go on; rungs are factor times apart."""
+
+    def build(self, contest: Contest) -> TrialScheduler:
+        """Make Ray's scheduler."""
+        ratio = contest.longest / self.grace
+        # A hair more, since log(9) / log(3) is a hair less than 2 in floating point.
+        brackets = math.floor(math.log(ratio) / math.log(self.reduction_factor) + 1e-9) + 1
+        return _halving(self, contest, factor=self.reduction_factor, brackets=brackets)
+
+
+class MedianSettings(_Graceful):
+    """Median stopping (Golovin et al., KDD 2017).
+
+    A trial is stopped when its best score so far is worse than the median of the other trials'
+    mean scores up to the same time.
+    """
+
+    name: Literal["median"] = "median"
+    min_trials: Annotated[int, Field(ge=1)] = 3
+    """Other trials that must have come as far before any is stopped."""
+
+    def build(self, contest: Contest) -> TrialScheduler:
+        """Make the scheduler."""
+        from raytune_glm.schedulers.median import MedianScheduler
+
+        return MedianScheduler(
+            metric=contest.metric,
+            mode=contest.mode,
+            time_field=contest.field,
+            grace_period=self.grace,
+            min_trials=self.min_trials,
+        )
+
+
+class PBTSettings(_SchedulerSettings):
+    """Population-based training (Jaderberg et al. 2017), over checkpoints of our own.
+
+    `search.num_trials` is the population. At every interval a trial that is among the worst ends
+    as PRUNED, and a copy of one of the best goes on in its place from that one's last checkpoint,
+    with settings of `train` changed. A copy is a trial of its own: the study and `trials.jsonl`
+    know its parent, and its settings are those that it trained with from there on.
+    """
+
+    compares_with_finished: ClassVar[bool] = False
+
+    name: Literal["pbt"] = "pbt"
+    interval_steps: Annotated[int, Field(ge=1)]
+    """Optimizer steps between two decisions over a trial; it needs a report at each."""
+    quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    """Share of the population that counts as worst, and as best."""
+    resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """How often a setting is drawn anew; else a number is multiplied by 0.8 or 1.25, and a choice
+    moves to a neighbour in its list."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1234
+    """Seed of the changes."""
+
+    @property
+    def unit(self) -> Unit:
+        """The unit that the scheduler was written for."""
+        return "steps"
+
+    def needs_reports_before(self) -> int | None:
+        """See `ASHASettings.needs_reports_before`."""
+        return self.interval_steps
+
+    def build(self, contest: Contest) -> TrialScheduler:
+        """Make the scheduler."""
+        from raytune_glm.schedulers.population import PopulationScheduler
+
+        return PopulationScheduler(
+            metric=contest.metric,
+            mode=contest.mode,
+            time_field=contest.field,
+            interval=self.interval_steps,
+            quantile=self.quantile,
+            seed=self.seed,
+            replace=contest.replace,
+        )
+
+
+class FIFOSettings(_SchedulerSettings):
     """Every trial runs to its end."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    stops: ClassVar[bool] = False
 
     name: Literal["fifo"] = "fifo"
 
-    def build(self, *, metric: str, mode: str, max_steps: int) -> TrialScheduler:
-        """Make Ray's scheduler; it looks at no metric."""
-        del metric, mode, max_steps
-        from ray.tune.schedulers import FIFOScheduler
-
-        return FIFOScheduler()
+    @property
+    def unit(self) -> Unit | None:
+        """No unit: time is not looked at."""
+        return None
 
     def needs_reports_before(self) -> int | None:
         """No step: reports are not looked at."""
         return None
 
+    def build(self, contest: Contest) -> TrialScheduler:
+        """Make Ray's scheduler; it looks at no metric."""
+        del contest
+        from ray.tune.schedulers import FIFOScheduler
 
-Scheduler: TypeAlias = Annotated[ASHASettings | FIFOSettings, Field(discriminator="name")]
+        return FIFOScheduler()
+
+
+def _halving(
+    settings: _Graceful, contest: Contest, *, factor: float, brackets: int
+) -> TrialScheduler:
+    from ray.tune.schedulers import AsyncHyperBandScheduler
+
+    return AsyncHyperBandScheduler(
+        time_attr=contest.field,
+        metric=contest.metric,
+        mode=contest.mode,
+        max_t=contest.longest,  # type: ignore[arg-type]  # any number will do
+        grace_period=settings.grace,  # type: ignore[arg-type]  # the same
+        reduction_factor=factor,
+        brackets=brackets,
+    )
+
+
+Scheduler: TypeAlias = Annotated[
+    ASHASettings | HyperBandSettings | MedianSettings | PBTSettings | FIFOSettings,
+    Field(discriminator="name"),
+]

@@ -13,6 +13,7 @@ from typing import Any
 
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from raytune_glm.checkpoint import drop_state
@@ -43,11 +44,17 @@ class LedgerSearcher(Searcher):
         self._config_of = config_of
 
     def suggest(self, trial_id: str) -> TrialConfig | None:
-        """Propose a trial, or say that there are no more."""
+        """Propose a trial, or say that there are no more, or none now."""
         if self._ledger.num_left == 0:
-            return Searcher.FINISHED  # type: ignore[return-value]  # a word, by Ray's contract
+            # A running trial may yet be copied: only when none is left are there no more.
+            is_over = not self._ledger.live
+            return Searcher.FINISHED if is_over else None  # type: ignore[return-value]  # Ray's word
         live = self._ledger.propose()
-        return {"number": live.number, **self._config_of(live.id, live.params)}
+        return {
+            "number": live.number,
+            "from_step": live.parent["step"] if live.parent else 0,
+            **self._config_of(live.id, live.params),
+        }
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -78,6 +85,24 @@ class Brake(Stopper):
     def stop_all(self) -> bool:
         """Whether all are to stop now."""
         return self.reason is not None
+
+
+def remind(scheduler: TrialScheduler, ledger: Ledger) -> None:
+    """Show a scheduler the trials that ended before a resume, whom it is to compare with.
+
+    Args:
+        scheduler: As it was built, having seen nothing.
+        ledger: Knows every trial and its reports.
+    """
+    no_controller: Any = None  # the schedulers that remember ask it for nothing
+    for number in sorted(ledger.rows):
+        trial = Trial("finished before", stub=True)
+        trial.config = {"number": number}
+        scheduler.on_trial_add(no_controller, trial)
+        reports = ledger.reports_of(number)
+        for report in reports:
+            scheduler.on_trial_result(no_controller, trial, report)
+        scheduler.on_trial_complete(no_controller, trial, reports[-1] if reports else {})
 
 
 class LedgerCallback(Callback):

@@ -1,16 +1,18 @@
 """The ledger of a sweep, kept in the Optuna study: what was proposed, what reported, how it ended.
 
-The study on disk is the truth about the sweep: each report is an intermediate value, a trial that
-the scheduler stopped is PRUNED, one that failed or did not fit is FAIL. A trial that was running
-when the driver died is proposed again under its number and goes on from its checkpoint. This file
-knows Optuna and not Ray. Read next: `bridge`.
+The study on disk is the truth about the sweep: each report is an intermediate value; a trial that
+the scheduler stopped is PRUNED; one that did not fit into memory, or is beyond a limit, is PRUNED
+with a constraint that says how far, since samplers pass over what is FAIL; a crash is FAIL. A trial
+that was running when the driver died is proposed again under its number and goes on from its
+checkpoint. This file knows Optuna and not Ray. Read next: `bridge`.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,27 +21,39 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raytune_glm import files, ladder
 from raytune_glm import space as spaces
+from raytune_glm.checkpoint import copy_checkpoint
 from raytune_glm.metrics import METRICS, preference
 from raytune_glm.search import SearchSettings
-from raytune_glm.search.schedulers import STEP
+from raytune_glm.search.pairs import changeable
+from raytune_glm.search.quantities import QUANTITIES, excess, measured
+from raytune_glm.search.schedulers import STEP, PBTSettings
+from raytune_glm.trials.history import ORIGIN
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow
+from raytune_glm.trials.study import SweepStudy, open_study
+from raytune_glm.trials.variants import Dues, Use
 
 log = logging.getLogger(__name__)
 
 PARAMS = "params"
 """Attribute of a trial in the study: its values, by dotted path."""
 STATE = "state"
-"""Attribute of a trial in the study: how it ended, where Optuna's FAIL would not tell."""
+"""Attribute of a trial in the study: how it ended, where Optuna's state would not tell."""
 ERROR = "error"
 """Attribute of a trial in the study: what went wrong."""
 NOTE = "note"
 """Attribute of a trial in the study: why it is complete before its last step."""
+PARENT = "parent"
+"""Attribute of a trial that began as a copy of another: that one's `number`, the `step` at which it
+was copied, and the trial that it `replaces`."""
+
+MEMORY = "memory"
+"""Constraint of a trial that did not fit into memory, always 1: by how much, nobody knows."""
 
 OPTUNA_STATE = {
     State.COMPLETE: TrialState.COMPLETE,
     State.PRUNED: TrialState.PRUNED,
     State.FAILED: TrialState.FAIL,
-    State.INFEASIBLE: TrialState.FAIL,
+    State.INFEASIBLE: TrialState.PRUNED,
 }
 
 
@@ -54,6 +68,12 @@ class LiveTrial:
     """Seconds since 1970."""
     reports: list[dict[str, Any]] = field(default_factory=list)
     """Its evaluations so far, those of before a resume included."""
+    parent: Mapping[str, int] | None = None
+    """Of a copy: see `PARENT`."""
+    is_sheltered: bool = False
+    """Whether it runs to its end whatever the scheduler says."""
+    is_over_budget: bool = False
+    """Whether it has used all that a trial may, and so is complete."""
 
     @property
     def number(self) -> int:
@@ -67,7 +87,9 @@ class LiveTrial:
 
     @property
     def progress(self) -> float:
-        """Share of its steps that are done, 0 to 1."""
+        """Share of its steps that are done, 0 to 1; 1 where it is complete for another reason."""
+        if self.is_over_budget:
+            return 1.0
         return self.reports[-1][STEP] / self.reports[-1]["total_steps"] if self.reports else 0.0
 
 
@@ -75,7 +97,12 @@ class Ledger:
     """Proposes trials, takes their reports, and writes down how they ended."""
 
     def __init__(
-        self, results: ResultsFolder, settings: SearchSettings, *, mode: Literal["min", "max"]
+        self,
+        results: ResultsFolder,
+        settings: SearchSettings,
+        *,
+        mode: Literal["min", "max"],
+        history: Sequence[FrozenTrial] = (),
     ) -> None:
         """Open the study in `results`, or make it.
 
@@ -83,54 +110,75 @@ class Ledger:
             results: The sweep's folder.
             settings: What to search and who proposes.
             mode: Whether the metric is better when small or when large.
+            history: Earlier sweeps' trials that a new study begins with.
         """
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._results = results
         self._settings = settings
         self.mode = mode
-        self._study = optuna.create_study(
-            storage=f"sqlite:///{results.study}",
-            study_name=results.root.name,
-            direction="maximize" if mode == "max" else "minimize",
-            load_if_exists=True,
+        self._dues = Dues(settings)
+        self._study: SweepStudy = open_study(results, settings)
+        if not self._study.get_trials(deepcopy=False):
+            self._begin(history)
+        known = self._study.get_trials(deepcopy=False)
+        self._study.sampler = settings.sampler.build(
+            num_trials_before=len(known), space=settings.space
         )
-        known = self._study.get_trials()
-        self._study.sampler = settings.sampler.build(num_trials_before=len(known))
+        own = [trial for trial in known if ORIGIN not in trial.user_attrs]
+        self._num_waiting = sum(trial.state is TrialState.WAITING for trial in own)
+        self._num_copies = sum(PARENT in trial.user_attrs for trial in own)
         self.rows = {row.number: row for row in results.rows()}
         """Finished trials by number, those of before a resume included."""
         self.live: dict[int, LiveTrial] = {}
         """Running trials by number."""
-        unfinished = [t for t in known if t.number not in self.rows]
-        self._to_resume = [t for t in unfinished if not self._is_over(t)]
+        begun = [trial for trial in own if trial.state is not TrialState.WAITING]
+        unfinished = [trial for trial in begun if trial.number not in self.rows]
+        self._ready = [live for trial in unfinished if (live := self._unless_over(trial))]
 
-    def _is_over(self, trial: FrozenTrial) -> bool:
-        """Write what is missing of a trial whose end a kill kept from being written down whole."""
+    def _begin(self, history: Sequence[FrozenTrial]) -> None:
+        for trial in history:
+            self._study.add_trial(trial)
+        for values in self._settings.start_with:
+            self._study.enqueue_trial(spaces.locate(self._settings.space, values))
+
+    def _unless_over(self, trial: FrozenTrial) -> LiveTrial | None:
+        """A trial to go on with; of one whose end a kill kept from being written down, write it."""
         live = self._live(trial)
         if trial.state.is_finished():
             self._write_row(
                 live, State(trial.user_attrs[STATE]), *map(trial.user_attrs.get, (ERROR, NOTE))
             )
-            return True
+            return None
         if live.progress >= 1:
-            self.live[trial.number] = live
-            self.finish(trial.number, State.COMPLETE)
-            return True
-        return False
+            self.live[live.number] = live
+            self.finish(live.number, State.COMPLETE)
+            return None
+        return live
+
+    @property
+    def num_trials(self) -> int:
+        """Trials of the whole sweep: as many as were asked for, and the copies of some."""
+        return self._settings.num_trials + self._num_copies
 
     @property
     def num_left(self) -> int:
         """Trials that the sweep has still to propose, those left unfinished before a resume too."""
-        return max(0, self._settings.num_trials - len(self.rows) - len(self.live))
+        left = max(0, self.num_trials - len(self.rows) - len(self.live))
+        is_spent = not self._ready and self._dues.next_variant(self._uses()) is None
+        return 0 if is_spent else left
 
     def propose(self) -> LiveTrial:
-        """Choose the next trial: first those to resume, then what the sampler says."""
-        if self._to_resume:
-            live = self._live(self._to_resume.pop(0))
-        else:
-            handle = self._study.ask()
-            live = LiveTrial(handle=handle, params=self._choose(handle), chosen_at=time.time())
+        """Choose the next trial: first those to go on with, then what the sampler says."""
+        live = self._ready.pop(0) if self._ready else self._ask()
         self.live[live.number] = live
         return live
+
+    def _ask(self) -> LiveTrial:
+        if self._num_waiting:
+            self._num_waiting -= 1
+        elif due := self._dues.next_variant(self._uses()):
+            self._study.enqueue_trial(due)
+        handle = self._study.ask()
+        return LiveTrial(handle=handle, params=self._choose(handle), chosen_at=time.time())
 
     def _choose(self, handle: optuna.Trial) -> spaces.Overrides:
         params = spaces.choose(self._settings.space, handle)
@@ -143,36 +191,156 @@ class Ledger:
         params = trial.user_attrs[PARAMS] if PARAMS in trial.user_attrs else self._choose(handle)
         assert trial.datetime_start is not None, "the study asked for it, so it has begun"
         chosen_at = trial.datetime_start.timestamp()
-        live = LiveTrial(handle=handle, params=params, chosen_at=chosen_at)
+        live = LiveTrial(
+            handle=handle,
+            params=params,
+            chosen_at=chosen_at,
+            parent=trial.user_attrs.get(PARENT),
+        )
         live.reports = files.read_lines(self._results.trial(live.id) / "metrics.jsonl")
+        live.is_over_budget = any(map(self._settings.is_over_budget, live.reports))
         return live
+
+    def copy(self, number: int, params: spaces.Overrides, *, replaces: int) -> LiveTrial:
+        """Begin a trial that goes on from another's last checkpoint under other values.
+
+        It is proposed before any new trial is.
+
+        Args:
+            number: The trial to copy.
+            params: The copy's values.
+            replaces: Number of the trial whose place it takes.
+        """
+        fixed = optuna.trial.FixedTrial(spaces.locate(self._settings.space, params))
+        params = spaces.choose(self._settings.space, fixed)
+        handle = self._study.begin(fixed, user_attrs={PARAMS: params})
+        live = LiveTrial(handle=handle, params=params, chosen_at=time.time())
+        folder = self._results.trial(live.id)
+        parent = self._results.trial(f"{number:04d}")
+        step = copy_checkpoint(parent / "checkpoint", folder / "checkpoint")
+        live.parent = {"number": number, "step": step, "replaces": replaces}
+        for report in files.read_lines(parent / "metrics.jsonl"):
+            if report[STEP] <= step:
+                self._take(live, report)
+        handle.set_user_attr(PARENT, live.parent)
+        self._num_copies += 1
+        self._ready.append(live)
+        return live
+
+    def replace(self, number: int, donor: int) -> None:
+        """Give a stopped trial's place to a copy of a better one, for `search.scheduler` pbt."""
+        scheduler, space = self._settings.scheduler, self._settings.space
+        assert isinstance(scheduler, PBTSettings), "only PBT replaces trials"
+        # By both numbers, so that a resumed sweep does not repeat its first changes.
+        rng = random.Random(f"{scheduler.seed} {number} {donor}")
+        params = dict(self.live[donor].params)
+        for path in changeable(space):
+            dimension = space[path]
+            assert not isinstance(dimension, spaces.OneOf), "no setting of `train` is a section"
+            params[path] = dimension.perturb(
+                params[path], rng, resample=scheduler.resample_probability
+            )
+        self.copy(donor, params, replaces=number)
+
+    def shelter(self, number: int) -> bool:
+        """Whether a trial that a scheduler would stop must go on, for `search.quota.complete`."""
+        live = self.live[number]
+        if not live.is_sheltered:
+            others = [*self._finished_uses(), *self._sheltered_uses()]
+            live.is_sheltered = self._dues.must_complete(self._use(live), others)
+        return live.is_sheltered
+
+    def _uses(self) -> Iterator[Use]:
+        yield from self._finished_uses()
+        yield from map(self._use, self.live.values())
+
+    def _finished_uses(self) -> Iterator[Use]:
+        for row in self.rows.values():
+            used = row.device_seconds if self._settings.budget.field != STEP else row.steps
+            yield Use(params=row.params, used=used or 0.0, state=row.state)
+
+    def _sheltered_uses(self) -> Iterator[Use]:
+        return map(self._use, (live for live in self.live.values() if live.is_sheltered))
+
+    def _use(self, live: LiveTrial) -> Use:
+        used = live.reports[-1].get(self._settings.budget.field, 0.0) if live.reports else 0.0
+        return Use(params=live.params, used=used, state=None)
 
     def report(self, number: int, report: Mapping[str, Any]) -> None:
         """Take one evaluation of a trial; what a resumed trial reports again is not taken twice."""
         live = self.live[number]
         if live.reports and report[STEP] <= live.reports[-1][STEP]:
             return
+        self._take(live, report)
+
+    def reports_of(self, number: int) -> list[dict[str, Any]]:
+        """The evaluations of a trial that has ended."""
+        reports: list[dict[str, Any]] = files.read_lines(
+            self._results.trial(self.rows[number].id) / "metrics.jsonl"
+        )
+        return reports
+
+    def _take(self, live: LiveTrial, report: Mapping[str, Any]) -> None:
         live.reports.append(dict(report))
+        live.is_over_budget = self._settings.is_over_budget(report)
         files.append_line(self._results.trial(live.id) / "metrics.jsonl", report)
-        live.handle.report(report[self._settings.metric], report[STEP])
+        self._study.report(live.handle, report[self._settings.metric], report[STEP])
+
+    def is_over(self, number: int, report: Mapping[str, Any]) -> bool:
+        """Whether a trial that reports this is at its end: its budget is spent, or a limit passed.
+
+        Where the sampler learns from complete trials only, one beyond a limit runs to its end.
+        """
+        del number
+        if STEP not in report:
+            return False
+        if self._settings.is_over_budget(report):
+            return True
+        may_stop = self._settings.sampler.learns_from_stopped
+        return may_stop and _beyond(report, self._limits(costs_only=True)) is not None
+
+    def _limits(self, *, costs_only: bool) -> dict[str, float]:
+        limits = self._settings.limits.items()
+        return {name: most for name, most in limits if QUANTITIES[name].is_cost or not costs_only}
 
     def finish(
         self, number: int, state: State, error: str | None = None, *, note: str | None = None
     ) -> TrialRow:
-        """Write down the end of a trial, in the study and as a line of `trials.jsonl`."""
+        """Write down the end of a trial, in the study and as a line of `trials.jsonl`.
+
+        Args:
+            number: The trial.
+            state: How it ended; one that is beyond a limit is INFEASIBLE all the same.
+            error: What went wrong.
+            note: Why it is complete before its last step.
+        """
         live = self.live.pop(number)
-        best = self._best(live.reports)
+        told = OPTUNA_STATE[state]
+        if state is State.INFEASIBLE:
+            live.handle.set_constraint(MEMORY, 1.0)
+        elif state is not State.FAILED:
+            # A stopped trial might have come to a better score yet, but not to a lower cost.
+            limits = self._limits(costs_only=state is State.PRUNED)
+            values = self._measured(live, tuple(limits))
+            for name, value in values.items():
+                live.handle.set_constraint(name, excess(name, value, limits[name]))
+            if beyond := _beyond(values, limits):
+                state, error = State.INFEASIBLE, beyond
         live.handle.set_user_attr(STATE, state.value)
         if error is not None:
             live.handle.set_user_attr(ERROR, error)
         if note is not None:
             live.handle.set_user_attr(NOTE, note)
-        if state is State.COMPLETE:
-            assert best is not None, "a complete trial has reported"
-            self._study.tell(number, values=best[self._settings.metric])
+        if told is TrialState.COMPLETE:
+            objectives = self._measured(live, self._settings.all_objectives)
+            self._study.tell(number, values=list(objectives.values()))
         else:
-            self._study.tell(number, state=OPTUNA_STATE[state])
+            self._study.tell(number, state=told)
         return self._write_row(live, state, error, note)
+
+    def _measured(self, live: LiveTrial, names: tuple[str, ...]) -> dict[str, float]:
+        best = self._best(live.reports)
+        return {} if best is None else measured(names, best=best, last=live.reports[-1])
 
     def _best(self, reports: list[dict[str, Any]]) -> dict[str, Any] | None:
         metric = METRICS[self._settings.metric]
@@ -190,18 +358,20 @@ class Ledger:
             state=state,
             params=live.params,
             metrics={
-                "final": _measured(last),
-                "best": _measured(best or {}),
+                "final": _scores(last),
+                "best": _scores(best or {}),
             },
             best_step=best[STEP] if best else None,
             steps=last.get(STEP, 0),
             seconds=last.get("seconds"),
+            device_seconds=last.get("device_seconds"),
             start_seconds=None if start is None else max(0.0, start - live.chosen_at),
             tokens_per_second=last.get("tokens_per_second"),
             peak_memory_bytes=last.get("peak_memory_bytes"),
             trainable_parameters=last.get("trainable_parameters"),
             ladder=ladder.changes_of(self._results.trial(live.id)),
             execution=last.get("execution", "solo"),
+            parent=None if live.parent is None else live.parent["number"],
             error=error,
             note=note,
         )
@@ -210,5 +380,13 @@ class Ledger:
         return row
 
 
-def _measured(report: Mapping[str, Any]) -> dict[str, float]:
+def _beyond(values: Mapping[str, Any], limits: Mapping[str, float]) -> str | None:
+    for name, limit in limits.items():
+        if name in values and excess(name, values[name], limit) > 0:
+            side = "at most" if QUANTITIES[name].direction == "min" else "at least"
+            return f"{name} is {values[name]:g}, while search.limits wants {side} {limit:g}"
+    return None
+
+
+def _scores(report: Mapping[str, Any]) -> dict[str, float]:
     return {name: report[name] for name in ("train_loss", *METRICS) if name in report}

@@ -30,7 +30,7 @@ class State(str, Enum):
     """Stopped early by the scheduler."""
     FAILED = "FAILED"
     INFEASIBLE = "INFEASIBLE"
-    """Did not fit into memory."""
+    """Did not fit into memory, or is beyond one of `search.limits`."""
 
 
 class TrialRow(BaseModel):
@@ -53,6 +53,8 @@ class TrialRow(BaseModel):
     """Optimizer steps done."""
     seconds: float | None
     """From the first step to the last report, evaluations included."""
+    device_seconds: float | None = None
+    """The same times the trial's workers."""
     start_seconds: float | None
     """From the moment the trial was chosen to its first step."""
     tokens_per_second: float | None
@@ -63,6 +65,8 @@ class TrialRow(BaseModel):
     ladder: dict[str, Any] = {}
     """Settings that want of memory changed, dotted path -> value; empty: it ran as chosen."""
     execution: str = "solo"
+    parent: int | None = None
+    """Number of the trial from whose checkpoint it went on; none: it began at step 0."""
     error: str | None = None
     """What went wrong, where the trial failed or did not fit."""
     note: str | None = None
@@ -91,6 +95,11 @@ class ResultsFolder:
     def study(self) -> Path:
         """The Optuna study, an SQLite file."""
         return self.root / "study.db"
+
+    @property
+    def journal(self) -> Path:
+        """The Optuna study where `search.storage` is `journal`."""
+        return self.root / "study.journal"
 
     @property
     def trials(self) -> Path:

@@ -8,6 +8,7 @@ from a Ray Train worker to Ray Tune. Read next: `raytune_glm.worker`.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import uuid
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from raytune_glm import files, ladder
 from raytune_glm.config import RunConfig, trial_run
+from raytune_glm.search.schedulers import STEP
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchConfig
@@ -30,7 +32,8 @@ def run_trial(config: dict[str, Any]) -> None:
 
     Args:
         config: `base` (the run as written), `overrides`, `folder` (of the trial), `resources` (of a
-            worker), `metric`, `data_cache`, `ray_folder`: plain data.
+            worker), `metric`, `data_cache`, `ray_folder`, `from_step` (at which a copy of another
+            trial began, else 0): plain data.
     """
     from ray import tune
 
@@ -145,8 +148,10 @@ def work(config: dict[str, Any]) -> None:
     from raytune_glm.worker import train
 
     def report(told: dict[str, Any]) -> None:
-        # What follows when memory did not suffice is for `run_trial` to say, from the folder.
-        if told.get("ending", {}).get("state") != "INFEASIBLE":
+        # What follows when memory did not suffice is for `run_trial` to say, from the folder. And
+        # a copy of another trial repeats that one's reports, which are not its own.
+        is_infeasible = told.get("ending", {}).get("state") == "INFEASIBLE"
+        if not is_infeasible and told.get(STEP, math.inf) > config["from_step"]:
             # Whole, for the ledger, beside the fields for Tune's schedulers: Tune adds its own.
             ray.train.report({**told, "report": told})
 

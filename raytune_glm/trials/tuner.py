@@ -11,7 +11,9 @@ from typing import Any
 
 from raytune_glm.config import SweepConfig, run_of
 from raytune_glm.metrics import METRICS
-from raytune_glm.trials.bridge import LedgerCallback, LedgerSearcher
+from raytune_glm.schedulers.ruled import RuledScheduler
+from raytune_glm.search.schedulers import Contest
+from raytune_glm.trials.bridge import LedgerCallback, LedgerSearcher, remind
 from raytune_glm.trials.cluster import TRIAL_RESOURCES, Placement
 from raytune_glm.trials.disk import DiskBudget
 from raytune_glm.trials.hosts import Hosts
@@ -74,16 +76,26 @@ def run_trials(
     callback = LedgerCallback(
         ledger, progress, DiskBudget(results, sweep.run.disk_budget_gb, metric), on_end=on_end
     )
+    contest = Contest(
+        metric=sweep.search.metric,
+        mode=ledger.mode,
+        unit=sweep.search.budget.unit,
+        longest=sweep.search.budget.per_trial or max_steps,
+        replace=ledger.replace,
+    )
+    scheduler = sweep.search.scheduler.build(contest)
+    if sweep.search.scheduler.compares_with_finished:
+        remind(scheduler, ledger)
     started = time.monotonic()
     with _quiet_tune(), _interrupt_handler_kept():
         tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([TRIAL_RESOURCES])),
             tune_config=tune.TuneConfig(
                 search_alg=LedgerSearcher(ledger, config_of),
-                scheduler=sweep.search.scheduler.build(
-                    metric=sweep.search.metric, mode=ledger.mode, max_steps=max_steps
+                scheduler=RuledScheduler(
+                    scheduler, must_stop=ledger.is_over, must_go_on=ledger.shelter
                 ),
-                num_samples=ledger.num_left,
+                num_samples=-1,  # the searcher says when there are no more
                 max_concurrent_trials=placement.max_concurrent,
                 time_budget_s=sweep.search.time_budget_s,
                 reuse_actors=hosts is not None,

@@ -307,7 +307,7 @@ def test_a_scheduler_that_sees_no_report_in_time_is_refused(
     assert message.startswith(
         "search.scheduler asha must see a report before a trial's last step, but got "
     )
-    assert message.endswith("or write search.scheduler: {name: fifo}")
+    assert message.endswith("evaluate more often, decide earlier, or leave it out")
 
 
 def test_rows_that_nobody_has_counted_give_a_scheduler_no_end(file: Path) -> None:
@@ -398,3 +398,36 @@ def test_a_module_to_train_beside_the_adapters_must_be_there_and_have_none(file:
 def test_patience_without_evaluations_on_the_way_is_refused(file: Path) -> None:
     message = refusal(file, "train.patience=3", "train.eval_every_steps=null")
     assert "`patience` must have `eval_every_steps` beside it" in message
+
+
+def test_a_budget_that_nobody_looks_at_before_the_end_is_refused(file: Path) -> None:
+    budget = "search.budget={unit: device_seconds, per_trial: 60}"
+    check(file, budget)
+    message = refusal(file, budget, "train.eval_every_steps=null")
+    assert "search.budget.per_trial must see a report before a trial's last step" in message
+
+
+# Limits and known-good settings.
+
+
+def test_a_limit_below_what_any_trial_trains_is_refused(file: Path, tiny_glm: Path) -> None:
+    ranks = "search.space.method.rank={choice: [4, 8]}"
+    least = 4 * adapted_sides(tiny_glm)
+    check(file, ranks, f"search.limits.trainable_parameters={least}")
+    message = refusal(file, ranks, f"search.limits.trainable_parameters={least - 1}")
+    assert f"search.limits.trainable_parameters must be at least {least:,}, the least" in message
+
+
+def test_a_limit_below_the_bases_own_weights_is_refused(file: Path) -> None:
+    total = check(file).model.shape.total_parameters
+    check(file, f"search.limits.peak_memory_bytes={4 * total}")
+    check(file, f"search.limits.peak_memory_bytes={2 * total}", "model.precision=bf16")
+    message = refusal(file, f"search.limits.peak_memory_bytes={2 * total}")
+    assert f"search.limits.peak_memory_bytes must be at least {4 * total:,}, the least" in message
+
+
+def test_known_good_settings_must_make_a_legal_trial(file: Path) -> None:
+    space = "search.space.train.learning_rate={log_range: [1e-4, 1e-2]}"
+    check(file, space, "search.start_with=[{train.learning_rate: 1e-3}]")
+    with pytest.raises(ConfigError, match=r"start_with.0: train.learning_rate: must be a number"):
+        check(file, space, "search.start_with=[{train.learning_rate: 1}]")

@@ -204,11 +204,14 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path: Path, text: str, problem: 
             "search.sampler={name: tpe, num_startup: 3}",
             "search.sampler.num_startup: there is no such key; did you mean num_startup_trials?",
         ),
-        ("search.sampler={name: tp}", "search.sampler: 'name' must be one of 'tpe', 'random', but"),
+        (
+            "search.sampler={name: tp}",
+            "search.sampler: 'name' must be one of 'tpe', 'bohb', 'cmaes', ",
+        ),
         ("search.sampler={seed: 1}", "search.sampler: must have the key 'name'"),
         (
             "search.scheduler={name: asha}",
-            "search.scheduler.grace_period_steps: must be given, and is not there",
+            "search.scheduler: exactly one of `grace_period_steps` and `grace_period_device_sec",
         ),
         (
             "train.batch_size=abc",

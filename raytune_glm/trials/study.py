@@ -1,0 +1,145 @@
+"""The Optuna study of a sweep: where it is kept, and what it takes beyond Optuna's own rules.
+
+Read next: `ledger`, which is the only one that writes to it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import optuna
+import sqlalchemy.exc
+from optuna.storages import BaseStorage, JournalStorage, get_storage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from raytune_glm.errors import ConfigError
+from raytune_glm.search import SearchSettings
+from raytune_glm.search.quantities import QUANTITIES
+from raytune_glm.trials.records import ResultsFolder
+
+HOME = "results_folder"
+"""Attribute of a study in a storage of the user's: the results folder that it belongs to."""
+
+JOURNAL = "journal"
+"""`search.storage` of a journal file."""
+
+
+class SweepStudy(optuna.Study):
+    """A study that keeps intermediate values of its first objective, however many there are."""
+
+    @property
+    def direction(self) -> StudyDirection:
+        """The first objective's, by which TPE ranks stopped trials."""
+        return self.directions[0]
+
+    def report(self, trial: optuna.Trial, value: float, step: int) -> None:
+        """Store an intermediate value, which `optuna.Trial.report` refuses to several objectives.
+
+        Args:
+            trial: A running trial of this study.
+            value: Of the first objective.
+            step: When it was measured.
+        """
+        self._storage.set_trial_intermediate_value(trial._trial_id, step, value)
+
+    def begin(self, fixed: optuna.trial.FixedTrial, *, user_attrs: dict[str, Any]) -> optuna.Trial:
+        """Begin a trial whose values are known, before any that waits in the queue.
+
+        Args:
+            fixed: The values, chosen from the space.
+            user_attrs: The trial's attributes from its first moment on.
+        """
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=fixed.params,
+            distributions=fixed.distributions,
+            user_attrs=user_attrs,
+        )
+        trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
+        return optuna.Trial(self, trial_id)
+
+
+def open_study(results: ResultsFolder, search: SearchSettings) -> SweepStudy:
+    """Open the study of a sweep, or make it.
+
+    Args:
+        results: The sweep's folder.
+        search: Says what is optimized and where the study is kept.
+
+    Raises:
+        ConfigError: The storage cannot be written, or holds another sweep under this name.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        return _open(results, search)
+    except ConfigError:
+        raise
+    except (OSError, ImportError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise _unwritable(results, search, error) from None
+    except optuna.exceptions.StorageInternalError as error:
+        raise _unwritable(results, search, error.__cause__ or error) from None
+
+
+def _open(results: ResultsFolder, search: SearchSettings) -> SweepStudy:
+    name = results.root.name
+    storage = _storage(results, search.storage)
+    if name in optuna.get_all_study_names(storage):
+        _own_or_refuse(storage, name, results, search)
+    if name not in optuna.get_all_study_names(storage):
+        optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=[
+                "maximize" if QUANTITIES[objective].direction == "max" else "minimize"
+                for objective in search.all_objectives
+            ],
+        )
+    study = SweepStudy(name, storage, pruner=optuna.pruners.NopPruner())
+    # Written every time: a storage that can only be read is found here.
+    study.set_user_attr(HOME, str(results.root))
+    with warnings.catch_warnings():
+        # Optuna's notice that names of objectives may change one day.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(search.all_objectives))
+    return study
+
+
+def _storage(results: ResultsFolder, written: str | None) -> BaseStorage:
+    if written is None:
+        return get_storage(f"sqlite:///{results.study}")
+    if written == JOURNAL:
+        path = str(results.journal)
+        # Made by O_EXCL, which network disks have, where they may have no symbolic links.
+        return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+    return get_storage(written)
+
+
+def _own_or_refuse(
+    storage: BaseStorage, name: str, results: ResultsFolder, search: SearchSettings
+) -> None:
+    """Refuse a study that is another folder's, and drop one whose folder was emptied."""
+    study = optuna.load_study(study_name=name, storage=storage)
+    home = study.user_attrs.get(HOME, str(results.root))
+    # A results folder may be moved with the study in it; a database stays where it is.
+    is_elsewhere = search.storage not in (None, JOURNAL) and home != str(results.root)
+    if is_elsewhere:
+        raise ConfigError(
+            f"search.storage must hold one sweep of a name, but {search.storage} has {name} of the "
+            f"results folder {home}: choose another run.name, or delete that study"
+        )
+    if not results.has_trials():
+        optuna.delete_study(study_name=name, storage=storage)
+
+
+def _unwritable(
+    results: ResultsFolder, search: SearchSettings, error: BaseException
+) -> ConfigError:
+    kept = search.storage or f"sqlite:///{results.study}"
+    return ConfigError(
+        f"search.storage must be a storage that can be written, but {kept} cannot: "
+        f"{str(error).splitlines()[0]}. Leave it out for a file in the results folder, write "
+        "journal where that is on a network disk, or give a storage URL of Optuna"
+    )
