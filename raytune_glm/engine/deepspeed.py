@@ -99,15 +99,16 @@ class DeepSpeedEngine:
         self._skipped_in_a_row = 0
         self._gathers_weights = run.deepspeed.zero_stage == 3
         self.device = torch.device(self._engine.device)
-        self._assert_settings_took(list(rates))
+        self._rates = list(rates)
+        self._assert_settings_took()
 
-    def _assert_settings_took(self, rates: list[float]) -> None:
+    def _assert_settings_took(self) -> None:
         engine, run = self._engine, self._run
         for what, taken, meant in (
             ("batch", engine.train_batch_size(), run.train.batch_size),
             ("accumulation", engine.gradient_accumulation_steps(), run.gradient_accumulation_steps),
             ("clipping", engine.gradient_clipping(), run.train.max_grad_norm or 0.0),
-            ("learning rates", engine.lr_scheduler.base_lrs, rates),
+            ("learning self._rates", engine.lr_scheduler.base_lrs, self._rates),
         ):
             assert taken == meant, f"DeepSpeed changed the {what} from {meant} to {taken}"
 
@@ -209,12 +210,12 @@ class DeepSpeedEngine:
     def _set_optimizer_settings(self) -> None:
         """Train on with this trial's settings, where the state is of a trial with others."""
         train, schedule = self._run.train, self._engine.lr_scheduler
-        [factor] = {shape(schedule.last_epoch) for shape in schedule.lr_lambdas}
-        schedule.base_lrs = [train.learning_rate for _ in schedule.base_lrs]
-        for group in self._engine.optimizer.param_groups:
+        schedule.base_lrs = self._rates
+        groups = self._engine.optimizer.param_groups
+        for group, rate, shape in zip(groups, self._rates, schedule.lr_lambdas, strict=True):
             group.update(
-                initial_lr=train.learning_rate,
-                lr=train.learning_rate * factor,
+                initial_lr=rate,
+                lr=rate * shape(schedule.last_epoch),
                 betas=train.betas,
                 eps=train.adam_epsilon,
                 weight_decay=train.weight_decay,

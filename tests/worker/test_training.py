@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from trainer import lines, run_in_processes, run_trials
 
-from raytune_glm.checkpoint import best_adapter, drop_state
+from raytune_glm.checkpoint import best_adapter, copy_checkpoint, drop_state
 from raytune_glm.data import DataConfig, encode_splits
 from raytune_glm.data.collation import collate
 from raytune_glm.data.order import BatchOrder
@@ -129,6 +129,27 @@ def test_a_trial_that_was_killed_ends_with_the_weights_of_one_that_was_not(
     assert adapters[0].keys() == adapters[1].keys()
     for name, weight in adapters[0].items():
         torch.testing.assert_close(adapters[1][name], weight, atol=1e-6, rtol=0)
+
+
+def test_a_copy_goes_on_from_the_others_step_at_its_own_learning_rate(
+    run: dict[str, Any], tmp_path: Path
+) -> None:
+    run["train"] |= {"max_steps": 8, "eval_every_steps": 4}
+    run_trials(_spec(tmp_path, {"parent": run}), rank=0)
+    (tmp_path / "copy").mkdir()
+    step = copy_checkpoint(tmp_path / "parent/checkpoint", tmp_path / "copy/checkpoint")
+    assert step == 8
+    changed = run["train"] | {"max_steps": 12, "learning_rate": 3e-3, "weight_decay": 0.5}
+    run_trials(_spec(tmp_path, {"copy": run | {"train": changed}}), rank=0)
+    told = lines(tmp_path / "copy/train.jsonl")
+    assert [line["step"] for line in told] == [9, 10, 11, 12]
+    for line in told:
+        factor = learning_rate_factor(
+            line["step"] - 1, schedule="linear", total_steps=12, warmup_ratio=0.1
+        )
+        assert line["learning_rate"] == pytest.approx(3e-3 * factor)
+    first, second = (_losses(tmp_path / name) for name in ("parent", "copy"))
+    assert second[0] < first[0] - 0.1, "it goes on where the other one was"
 
 
 def test_a_checkpoint_keeps_the_best_adapters_and_drops_the_state_of_a_finished_trial(
