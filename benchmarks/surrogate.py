@@ -134,7 +134,7 @@ class Ours:
                 "scheduler": scheduler,
             }
         )
-        results = ResultsFolder(folder)
+        self._results = results = ResultsFolder(folder)
         self._ledger = Ledger(results, settings, mode="min")
         self._searcher = LedgerSearcher(
             self._ledger,
@@ -150,6 +150,7 @@ class Ours:
         )
 
     def propose(self, trial_id: str) -> tuple[Trial, dict[str, Any]]:
+        """See `Arm`."""
         config = self._searcher.suggest(trial_id)
         assert config is not None
         trial = _trial(trial_id, config)
@@ -157,6 +158,7 @@ class Ours:
         return trial, config["params"]
 
     def heard(self, trial: Trial, report: dict[str, Any], *, is_stopped: bool) -> None:
+        """See `Arm`."""
         result = {**report, "report": report}
         self._callback.on_trial_result(0, [], trial, result)
         if is_stopped:
@@ -164,7 +166,10 @@ class Ours:
             self._callback.on_trial_complete(0, [], trial)
 
     def states(self) -> Counter[str]:
-        return Counter(trial.state.name for trial in self._ledger.study.get_trials())
+        """See `Arm`."""
+        storage = f"sqlite:///{self._results.study}"
+        study = optuna.load_study(study_name=self._results.root.name, storage=storage)
+        return Counter(trial.state.name for trial in study.get_trials())
 
 
 class Rays:
@@ -183,12 +188,14 @@ class Rays:
         self.scheduler: TrialScheduler = settings.build(_contest(lambda *_: None))
 
     def propose(self, trial_id: str) -> tuple[Trial, dict[str, Any]]:
+        """See `Arm`."""
         config = self._search.suggest(trial_id)
         assert config is not None
         params = config["params"]
         return _trial(trial_id, {"number": int(trial_id)}), params
 
     def heard(self, trial: Trial, report: dict[str, Any], *, is_stopped: bool) -> None:
+        """See `Arm`."""
         result = {**report, "training_iteration": report[STEP] // EVAL_EVERY}
         # As Ray Tune's controller does: a result that stops a trial is told as its end only.
         if is_stopped:
@@ -197,6 +204,7 @@ class Rays:
             self._search.on_trial_result(trial.trial_id, result)
 
     def states(self) -> Counter[str]:
+        """See `Arm`."""
         return Counter(trial.state.name for trial in self._search._ot_study.get_trials())
 
 

@@ -108,7 +108,7 @@ class DeepSpeedEngine:
             ("batch", engine.train_batch_size(), run.train.batch_size),
             ("accumulation", engine.gradient_accumulation_steps(), run.gradient_accumulation_steps),
             ("clipping", engine.gradient_clipping(), run.train.max_grad_norm or 0.0),
-            ("learning self._rates", engine.lr_scheduler.base_lrs, self._rates),
+            ("learning rates", engine.lr_scheduler.base_lrs, self._rates),
         ):
             assert taken == meant, f"DeepSpeed changed the {what} from {meant} to {taken}"
 

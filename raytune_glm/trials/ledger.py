@@ -116,12 +116,11 @@ class Ledger:
         self._settings = settings
         self.mode = mode
         self._dues = Dues(settings)
-        self.study: SweepStudy = open_study(results, settings)
-        """The study on disk, the truth about the sweep."""
-        if not self.study.get_trials(deepcopy=False):
+        self._study: SweepStudy = open_study(results, settings)
+        if not self._study.get_trials(deepcopy=False):
             self._begin(history)
-        known = self.study.get_trials(deepcopy=False)
-        self.study.sampler = settings.sampler.build(
+        known = self._study.get_trials(deepcopy=False)
+        self._study.sampler = settings.sampler.build(
             num_trials_before=len(known), space=settings.space
         )
         own = [trial for trial in known if ORIGIN not in trial.user_attrs]
@@ -137,9 +136,9 @@ class Ledger:
 
     def _begin(self, history: Sequence[FrozenTrial]) -> None:
         for trial in history:
-            self.study.add_trial(trial)
+            self._study.add_trial(trial)
         for values in self._settings.start_with:
-            self.study.enqueue_trial(spaces.locate(self._settings.space, values))
+            self._study.enqueue_trial(spaces.locate(self._settings.space, values))
 
     def _unless_over(self, trial: FrozenTrial) -> LiveTrial | None:
         """A trial to go on with; of one whose end a kill kept from being written down, write it."""
@@ -177,8 +176,8 @@ class Ledger:
         if self._num_waiting:
             self._num_waiting -= 1
         elif due := self._dues.next_variant(self._uses()):
-            self.study.enqueue_trial(due)
-        handle = self.study.ask()
+            self._study.enqueue_trial(due)
+        handle = self._study.ask()
         return LiveTrial(handle=handle, params=self._choose(handle), chosen_at=time.time())
 
     def _choose(self, handle: optuna.Trial) -> spaces.Overrides:
@@ -187,7 +186,7 @@ class Ledger:
         return params
 
     def _live(self, trial: FrozenTrial) -> LiveTrial:
-        handle = optuna.Trial(self.study, trial._trial_id)
+        handle = optuna.Trial(self._study, trial._trial_id)
         # A kill between asking and choosing left a trial without values.
         params = trial.user_attrs[PARAMS] if PARAMS in trial.user_attrs else self._choose(handle)
         assert trial.datetime_start is not None, "the study asked for it, so it has begun"
@@ -214,7 +213,7 @@ class Ledger:
         """
         fixed = optuna.trial.FixedTrial(spaces.locate(self._settings.space, params))
         params = spaces.choose(self._settings.space, fixed)
-        handle = self.study.begin(fixed, user_attrs={PARAMS: params})
+        handle = self._study.begin(fixed, user_attrs={PARAMS: params})
         live = LiveTrial(handle=handle, params=params, chosen_at=time.time())
         folder = self._results.trial(live.id)
         parent = self._results.trial(f"{number:04d}")
@@ -285,7 +284,7 @@ class Ledger:
         live.reports.append(dict(report))
         live.is_over_budget = self._settings.is_over_budget(report)
         files.append_line(self._results.trial(live.id) / "metrics.jsonl", report)
-        self.study.report(live.handle, report[self._settings.metric], report[STEP])
+        self._study.report(live.handle, report[self._settings.metric], report[STEP])
 
     def is_over(self, number: int, report: Mapping[str, Any]) -> bool:
         """Whether a trial that reports this is at its end: its budget is spent, or a limit passed.
@@ -334,7 +333,7 @@ class Ledger:
             live.handle.set_user_attr(NOTE, note)
         if told is TrialState.COMPLETE:
             objectives = self._measured(live, self._settings.all_objectives)
-            self.study.tell(number, values=list(objectives.values()))
+            self._study.tell(number, values=list(objectives.values()))
         else:
             self._study.tell(number, state=told)
         return self._write_row(live, state, error, note)
