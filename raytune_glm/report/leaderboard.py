@@ -6,22 +6,27 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-from raytune_glm.metrics import Metric
-from raytune_glm.report.ranking import ranked
+from raytune_glm.metrics import METRICS, Metric
+from raytune_glm.report.ranking import pareto_front, ranked
 from raytune_glm.trials.progress import format_params, short
 from raytune_glm.trials.records import TrialRow
 
 
-def leaderboard(rows: Iterable[TrialRow], metric: Metric) -> tuple[list[str], list[list[str]]]:
+def leaderboard(
+    rows: Iterable[TrialRow], metric: Metric, objectives: tuple[str, ...] = ()
+) -> tuple[list[str], list[list[str]]]:
     """The leaderboard's head and lines, as text.
 
     Args:
         rows: Finished trials.
         metric: What the sweep optimized; `eval_loss` stands beside it.
+        objectives: What was traded against it; a star then marks the Pareto front.
     """
     order = ranked(rows, metric)
     paths = list(dict.fromkeys(path for row in order for path in row.params))
-    metrics = list(dict.fromkeys([metric.name, "eval_loss"]))
+    metrics = list(
+        dict.fromkeys([metric.name, "eval_loss", *(o for o in objectives if o in METRICS)])
+    )
     names = [path.rsplit(".", 1)[-1] for path in paths]
     heads = [
         name if names.count(name) == 1 else path for name, path in zip(names, paths, strict=True)
@@ -42,12 +47,19 @@ def leaderboard(rows: Iterable[TrialRow], metric: Metric) -> tuple[list[str], li
         for place, row in enumerate(order, start=1)
     ]
     head = ["#", "trial", "state", *metrics, *heads, "steps", "seconds", "trainable", "memory"]
+    if objectives:
+        front = pareto_front(order, (metric.name, *objectives))
+        head.insert(3, FRONT)
+        for line, row in zip(lines, order, strict=True):
+            line.insert(3, "*" if row.number in front else "")
     if any(row.ladder for row in order):
         head.append(RUNG)
         lines = [[*line, format_params(r.ladder)] for line, r in zip(lines, order, strict=True)]
     return head, lines
 
 
+FRONT = "front"
+"""Column that marks the Pareto front, where there is more than one objective."""
 RUNG = "for want of memory"
 """Column of what the out-of-memory ladder changed, where it changed anything."""
 

@@ -9,7 +9,8 @@ from raytune_glm import files
 from raytune_glm.config import SweepConfig
 from raytune_glm.metrics import METRICS
 from raytune_glm.report.leaderboard import leaderboard, to_markdown, to_table
-from raytune_glm.report.ranking import winner
+from raytune_glm.report.ranking import pareto_front, winner
+from raytune_glm.report.variants import variants_table
 from raytune_glm.report.winner import write_winner
 from raytune_glm.trials.receipt import Scores, read_receipt
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow
@@ -38,8 +39,12 @@ def write_outcome(
     """
     metric = METRICS[sweep.search.metric]
     rows = results.rows()
-    head, lines = leaderboard(rows, metric)
-    files.write_text(results.root / "leaderboard.md", to_markdown(head, lines))
+    head, lines = leaderboard(rows, metric, sweep.search.objectives)
+    text = to_markdown(head, lines)
+    by_variant = variants_table(rows, sweep.search, results)
+    if by_variant is not None:
+        text += f"\n## By {by_variant[0][0]}\n\n{to_markdown(*by_variant)}"
+    files.write_text(results.root / "leaderboard.md", text)
     best = winner(rows, metric)
     files.write_json(
         results.root / "summary.json", _summary(sweep, results, rows, best, seconds=seconds)
@@ -47,6 +52,9 @@ def write_outcome(
     if rows:
         console.print()
         console.print(to_table(head, lines, width=console.width))
+        console.print()
+    if rows and by_variant is not None:
+        console.print(to_table(*by_variant, width=console.width))
         console.print()
     if best is None:
         console.print("no trial came to an evaluation: there is no winner", style="red")
@@ -100,6 +108,8 @@ def _summary(
         "name": sweep.run.name,
         "metric": sweep.search.metric,
         "mode": METRICS[sweep.search.metric].direction,
+        "objectives": list(sweep.search.all_objectives),
+        "pareto_front": sorted(pareto_front(rows, sweep.search.all_objectives)),
         "num_trials": sweep.search.num_trials,
         "states": {state.value: states[state] for state in State},
         "best": best.model_dump(mode="json") if best else None,

@@ -44,7 +44,8 @@ class TPESettings(_SamplerSettings):
 
     name: Literal["tpe"] = "tpe"
     num_startup_trials: Annotated[int, Field(ge=1)] = 4
-    """Finished trials before the model proposes; until then proposals are random."""
+    """Finished trials, those beyond memory or a limit not counted, before the model proposes; until
+    then proposals are random."""
 
     def build(self, *, num_trials_before: int, space: spaces.Space) -> BaseSampler:
         """Make Optuna's sampler.
@@ -57,16 +58,22 @@ class TPESettings(_SamplerSettings):
         del space
         import optuna
 
+        from raytune_glm.search.feasible import FeasibleStart
+
+        seed = self.seed + num_trials_before
         with warnings.catch_warnings():
             # Optuna's notice that `group` may change one day.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(
+            tpe = optuna.samplers.TPESampler(
                 n_startup_trials=self.num_startup_trials,
                 multivariate=True,
                 group=True,
                 constant_liar=True,
-                seed=self.seed + num_trials_before,
+                seed=seed,
             )
+        return FeasibleStart(
+            optuna.samplers.RandomSampler(seed=seed), tpe, num_feasible=self.num_startup_trials
+        )
 
 
 class BOHBSettings(_SamplerSettings):
@@ -80,7 +87,8 @@ class BOHBSettings(_SamplerSettings):
 
     name: Literal["bohb"] = "bohb"
     num_startup_trials: Annotated[int, Field(ge=1)] = 4
-    """Finished trials before the model proposes; until then proposals are random."""
+    """Finished trials, those beyond memory or a limit not counted, before the model proposes; until
+    then proposals are random."""
     num_at_step: Annotated[int, Field(ge=2)] = 6
     """Fewest trials that must have come to a step for trials to be compared there."""
 

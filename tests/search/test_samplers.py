@@ -123,3 +123,15 @@ def test_trials_proposed_side_by_side_are_not_the_same_one() -> None:
         study.tell(trial, abs(trial.suggest_float("x", 0, 1) - 0.3))
     side_by_side = [study.ask().suggest_float("x", 0, 1) for _ in range(6)]
     assert len({round(x, 2) for x in side_by_side}) >= 5
+
+
+def test_tpe_does_not_take_infeasible_trials_for_good_ones_while_there_are_no_others() -> None:
+    study = optuna.create_study(sampler=built({"name": "tpe", "num_startup_trials": 4}))
+    proposed = []
+    for _ in range(40):  # quick failures, while the first good trial is still running
+        trial = study.ask()
+        proposed.append(trial.suggest_float("x", 0, 1))
+        if proposed[-1] > 0.5:
+            trial.set_constraint("memory", 1.0)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    assert sum(x > 0.5 for x in proposed[-20:]) < 16
