@@ -59,7 +59,12 @@ def measure(num_trials: int, storage: str, sampler: str, scratch: Path) -> tuple
         ledger, lambda name, params: {"params": params, "folder": str(results.trial(name))}
     )
     progress = Progress(Console(file=io.StringIO()), settings, mode="min", rows=())
-    callback = LedgerCallback(ledger, progress, DiskBudget(results, None, METRICS["eval_loss"]))
+    callback = LedgerCallback(
+        ledger,
+        progress,
+        DiskBudget(results, None, METRICS["eval_loss"]),
+        on_end=lambda trial_id: None,
+    )
     process = psutil.Process()
     before, started, live = process.memory_info().rss, time.monotonic(), []
     while ledger.num_left or live:

@@ -167,6 +167,7 @@ class Ours:
             self._ledger,
             Progress(console, settings, mode="min", rows=()),
             DiskBudget(results, None, METRICS[METRIC]),
+            on_end=lambda trial_id: None,
         )
         inner = settings.scheduler.build(_contest(self._ledger.replace))
         self.scheduler: TrialScheduler = RuledScheduler(

@@ -230,6 +230,7 @@ class SlotTrial:
             "grad_norm": self._stats.grad_norm,
             "skipped_steps": 0,
             "seconds": state.seconds,
+            "device_seconds": state.seconds,  # each member's part of the pack's one device
             "tokens_per_second": state.tokens / state.train_seconds,
             "peak_memory_bytes": _peak_memory_bytes(self._slot.device),
             "trainable_parameters": self._slot.num_trained,

@@ -57,13 +57,19 @@ class PackedTrial(tune.Trainable):
     """Attaches to a pack host, and gives Ray Tune one report a step."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Attach the trial of `config`: `door`, `key`, `attach` (see `packing.server`)."""
+        """Attach a trial.
+
+        Args:
+            config: `door`, `key`, `attach` (see `packing.server`), and `from_step`, at which a copy
+                of another trial began, else 0.
+        """
         self._connection: Connection | None = None
         self._attach(config)
 
     def _attach(self, config: dict[str, Any]) -> None:
         self._asked = config
-        self._last_step = 0
+        # A copy of another trial repeats that one's reports, which are not its own.
+        self._last_step = config["from_step"]
         self._send_attach()
 
     def _send_attach(self) -> None:
