@@ -344,7 +344,11 @@ def _check_limits(runs: list[RunConfig], model: Checkpoint, limits: Mapping[str,
     """
 
     def weights(run: RunConfig) -> float:
-        kind = run.model.quantization or run.model.precision
+        if run.deepspeed.offload_parameters != "none":
+            return 0.0
+        # What is stored in few bits takes half a byte a weight at the least.
+        stored = "nf4" if model.stored_quantization is not None else run.model.precision
+        kind = run.model.quantization or stored
         return model.shape.total_parameters * LEAST_BYTES[kind] / run.run.num_workers
 
     least = {
