@@ -184,6 +184,11 @@ def forget(checkpoint: Path) -> bool:
     return True
 
 
+def has_state(checkpoint: Path) -> bool:
+    """Whether there is a state to go on from, as there is until a trial is over."""
+    return _read_index(checkpoint).state is not None
+
+
 def copy_checkpoint(source: Path, target: Path, *, attempts: int = 10) -> int:
     """Copy another trial's checkpoint, which may go on training meanwhile, to begin from it.
 

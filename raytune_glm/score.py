@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
     from raytune_glm.models.family import Family
 
 
+@dataclass(frozen=True, kw_only=True)
+class SplitScores:
+    """What an adapter scored on the rows of one split."""
+
+    values: dict[str, float]
+    """Metric -> value over all rows."""
+    rows: dict[str, list[float]]
+    """Metric of answers -> value of each row, in their order; to compare two adapters by."""
+
+
 def score_adapter(
     run: RunConfig,
     adapter: Path,
@@ -23,7 +34,7 @@ def score_adapter(
     data_cache: Path,
     metrics: Sequence[str],
     splits: Sequence[Split],
-) -> dict[str, dict[str, float]]:
+) -> dict[Split, SplitScores]:
     """Score an adapter on held-out rows, in this process, on its device.
 
     Args:
@@ -34,7 +45,7 @@ def score_adapter(
         splits: On which rows; those that the data does not have are left out.
 
     Returns:
-        Split -> metric -> value.
+        Split -> scores.
     """
     from raytune_glm.data import encode_splits
     from raytune_glm.engine.process import choose_accelerator
@@ -58,12 +69,13 @@ def score_model(
     tokenizer: PreTrainedTokenizerBase,
     metrics: Sequence[str],
     splits: Sequence[Split],
-) -> dict[str, dict[str, float]]:
+) -> dict[Split, SplitScores]:
     """Score a model that has its adapter on it; see `score_adapter`."""
     from raytune_glm.evaluate import Evaluator
+    from raytune_glm.metrics import METRICS, AnswerMetric
 
     rows = {"train": data.train, "dev": data.dev, "test": data.test}
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[Split, SplitScores] = {}
     for split in splits:
         held_out = rows[split]
         if held_out is not None:
@@ -75,5 +87,14 @@ def score_model(
                 batch_size=run.train.eval_batch_size,
                 max_new_tokens=run.train.max_new_tokens,
             )
-            scores[split] = evaluator.evaluate(model, model.device).values
+            found = evaluator.evaluate(model, model.device)
+            scores[split] = SplitScores(
+                values=found.values,
+                rows={
+                    name: metric.score(found.answers, held_out["references"])
+                    for name in metrics
+                    if isinstance(metric := METRICS[name], AnswerMetric)
+                    and found.answers is not None
+                },
+            )
     return scores

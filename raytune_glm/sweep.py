@@ -93,24 +93,25 @@ def _sweep(path: Path, overrides: list[str], *, only_check: bool) -> int:
 def _run(sweep: SweepConfig, plan: Plan, results: ResultsFolder, console: Console) -> bool:
     """Run what is left of the sweep and write its results; say whether all went as it should."""
     from raytune_glm.metrics import METRICS
-    from raytune_glm.report.outcome import write_outcome
-    from raytune_glm.report.ranking import winner
+    from raytune_glm.report.outcome import is_confirmed, is_settled, write_outcome
     from raytune_glm.trials.history import earlier_trials
     from raytune_glm.trials.ledger import Ledger
-    from raytune_glm.trials.receipt import read_receipt
+    from raytune_glm.trials.respace import fit_study
 
-    metric = METRICS[sweep.search.metric]
     started = time.monotonic()
-    ledger = Ledger(results, sweep.search, mode=metric.direction, history=earlier_trials(sweep))
-    best = winner(ledger.rows.values(), metric)
+    mode = METRICS[sweep.search.metric].direction
+    misfits = fit_study(results, sweep)
+    if misfits:
+        console.print(f"space      changed: {misfits} trial(s) outside it stay as history")
+    ledger = Ledger(results, sweep.search, mode=mode, history=earlier_trials(sweep))
     out_of_time = False
-    if ledger.num_left or (best is not None and read_receipt(results, best) is None):
+    if ledger.num_left or not is_settled(results, sweep):
         out_of_time = _run_trials(sweep, plan, results, ledger, console)
     seconds = time.monotonic() - started
     has_winner = write_outcome(results, sweep, seconds=seconds, console=console)
     if out_of_time:
         console.print(f"search.time_budget_s is over; {ledger.num_left} trial(s) were not begun")
-    elif ledger.num_left or ledger.live:
+    elif ledger.num_left or ledger.live or not is_confirmed(results, sweep):
         console.print("[yellow]interrupted[/yellow]: run the same command again to go on")
         return False
     return has_winner
@@ -123,14 +124,12 @@ def _run_trials(
     import ray
 
     from raytune_glm.log import printing_to
-    from raytune_glm.metrics import METRICS
-    from raytune_glm.report.ranking import winner
+    from raytune_glm.report.settling import Settling
     from raytune_glm.trials import cluster
     from raytune_glm.trials.hosts import Hosts
-    from raytune_glm.trials.leftovers import written_down
+    from raytune_glm.trials.leftovers import forget, written_down
     from raytune_glm.trials.ops import prepare_hosts
     from raytune_glm.trials.progress import Progress
-    from raytune_glm.trials.receipt import take_receipt
     from raytune_glm.trials.tuner import run_trials
 
     ray_log = results.root / "ray.log"
@@ -165,17 +164,17 @@ def _run_trials(
                         placement=placement,
                         hosts=hosts,
                     )
-        best = winner(ledger.rows.values(), METRICS[sweep.search.metric])
-        is_over = out_of_time or not (ledger.num_left or ledger.live)
-        if best is not None and is_over:
-            console.print(f"trial {best.number:<4} [blue]scoring[/blue]    the saved adapter")
-            with printing_to(ray_log):
-                take_receipt(sweep, results, best, placement, hosts)
+            if out_of_time or not (ledger.num_left or ledger.live):
+                settling = Settling(sweep, results, placement, hosts, console)
+                if not out_of_time:
+                    settling.confirm(max_steps=plan.max_steps)
+                settling.score_winner()
         return out_of_time
     finally:
         if hosts is not None:
             hosts.close()
         ray.shutdown()
+        forget(results)
 
 
 def _encode(sweep: SweepConfig, results: ResultsFolder) -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "raytune_glm"
 
 LAYERS = (
-    ("sweep", "merge", "predict", "chat"),
+    ("sweep", "ctl", "merge", "predict", "chat"),
     ("trials", "report"),
     ("packing",),
     ("worker", "score", "ladder", "tuned", "prediction", "conversation", "merging"),

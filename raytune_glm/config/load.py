@@ -59,12 +59,21 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:
     """
     tree = _read(path)
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"an override must be key.path=value, but got {override!r}")
-        set_path(tree, key, _parse(text, f"the value of the override {override!r}"))
+        set_path(tree, *parse_override(override))
     sweep = validate(SweepConfig, tree, source=str(path))
     return _with_absolute_paths(sweep)
+
+
+def parse_override(written: str) -> tuple[str, Any]:
+    """Read `key.path=value`; the value is YAML.
+
+    Raises:
+        ConfigError: It is not of this form.
+    """
+    key, equals, text = written.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"an override must be key.path=value, but got {written!r}")
+    return key, _parse(text, f"the value of the override {written!r}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import logging
 import queue
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +228,7 @@ class PackRunner:
             log.exception("%s cannot be scored", asked.adapter)
             asked.answer({"error": str(error)})
         else:
-            asked.answer({"scores": scores})
+            asked.answer({"scores": {split: asdict(found) for split, found in scores.items()}})
 
     def _remove(self, key: Hashable) -> None:
         member = self._members.pop(key, None)

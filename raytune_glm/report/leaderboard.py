@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 from raytune_glm.metrics import METRICS, Metric
+from raytune_glm.report.confirmation import Confirmation
 from raytune_glm.report.ranking import pareto_front, ranked
+from raytune_glm.report.statistics import Estimate
 from raytune_glm.trials.progress import format_params, short
 from raytune_glm.trials.records import TrialRow
 
@@ -62,6 +64,28 @@ FRONT = "front"
 """Column that marks the Pareto front, where there is more than one objective."""
 RUNG = "for want of memory"
 """Column of what the out-of-memory ladder changed, where it changed anything."""
+
+
+def confirmed_table(confirmation: Confirmation) -> tuple[list[str], list[list[str]]]:
+    """Head and lines of the table of repeated trials: means, with their intervals at 95 %."""
+    lines = [
+        [
+            str(place),
+            f"{trial.number:04d}",
+            str(trial.seeds),
+            _interval(trial.dev),
+            _interval(trial.test),
+        ]
+        for place, trial in enumerate(confirmation.trials, start=1)
+    ]
+    metric = confirmation.metric
+    return ["#", "trial", "seeds", f"{metric} on dev", f"{metric} on test"], lines
+
+
+def _interval(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})"
 
 
 def to_markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -6,17 +6,68 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from raytune_glm import files
-from raytune_glm.config import SweepConfig
+from raytune_glm.config import SweepConfig, run_of, trial_run
 from raytune_glm.metrics import METRICS
-from raytune_glm.report.leaderboard import leaderboard, to_markdown, to_table
-from raytune_glm.report.ranking import pareto_front, winner
+from raytune_glm.report.confirmation import Confirmation, read_confirmation
+from raytune_glm.report.leaderboard import confirmed_table, leaderboard, to_markdown, to_table
+from raytune_glm.report.ranking import SOUND, pareto_front, ranked, winner
 from raytune_glm.report.variants import variants_table
 from raytune_glm.report.winner import write_winner
-from raytune_glm.trials.receipt import Scores, read_receipt
+from raytune_glm.trials.confirm import Repeats
+from raytune_glm.trials.receipt import Finished, Scores, read_receipt
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def winner_of(results: ResultsFolder, sweep: SweepConfig) -> TrialRow | None:
+    """The trial that wins: the best one that was confirmed, else the best one; or none."""
+    rows = results.rows()
+    confirmation = _confirmation(results, sweep)
+    if confirmation is not None and confirmation.winner is not None:
+        [row] = [row for row in rows if row.number == confirmation.winner]
+        return row
+    return winner(rows, METRICS[sweep.search.metric])
+
+
+def repeats_of(results: ResultsFolder, sweep: SweepConfig) -> Repeats | None:
+    """The repeats that are to confirm the best trials; None where there is nothing to repeat."""
+    sound = [row for row in results.rows() if row.state in SOUND and row.metrics["best"]]
+    if sweep.search.confirm is None or not sound:
+        return None
+    best = ranked(sound, METRICS[sweep.search.metric])
+    return Repeats.of(sweep, results, best, sweep.search.confirm)
+
+
+def is_confirmed(results: ResultsFolder, sweep: SweepConfig) -> bool:
+    """Whether what was confirmed, if anything was to be, is what is the best now."""
+    repeats = repeats_of(results, sweep)
+    if repeats is None:
+        return True
+    confirmation = read_confirmation(results)
+    return confirmation is not None and results.root / confirmation.repeats == repeats.results.root
+
+
+def _confirmation(results: ResultsFolder, sweep: SweepConfig) -> Confirmation | None:
+    """What was confirmed, where it is what the sweep asks for now."""
+    if sweep.search.confirm is None or not is_confirmed(results, sweep):
+        return None
+    return read_confirmation(results)
+
+
+def is_settled(results: ResultsFolder, sweep: SweepConfig) -> bool:
+    """Whether the winner of what is finished is confirmed and has its receipt."""
+    best = winner_of(results, sweep)
+    if best is None:
+        return True
+    return is_confirmed(results, sweep) and read_receipt(results, best) is not None
+
+
+def finished(results: ResultsFolder, sweep: SweepConfig, row: TrialRow) -> Finished:
+    """A trial of the sweep with the run that it trained."""
+    run = trial_run(run_of(sweep), {**row.params, **row.ladder})
+    return Finished(run=run, row=row, results=results)
 
 
 def write_outcome(
@@ -44,10 +95,18 @@ def write_outcome(
     by_variant = variants_table(rows, sweep.search, results)
     if by_variant is not None:
         text += f"\n## By {by_variant[0][0]}\n\n{to_markdown(*by_variant)}"
+    best = winner_of(results, sweep)
+    confirmation = _confirmation(results, sweep)
+    if confirmation is not None:
+        confirmed = to_markdown(*confirmed_table(confirmation))
+        text += f"\n## Repeated under new seeds\n\n{confirmed}\n{confirmation.verdict()}.\n"
     files.write_text(results.root / "leaderboard.md", text)
-    best = winner(rows, metric)
     files.write_json(
-        results.root / "summary.json", _summary(sweep, results, rows, best, seconds=seconds)
+        results.root / "summary.json",
+        {
+            **_summary(sweep, results, rows, best, seconds=seconds),
+            "confirmation": _told(confirmation),
+        },
     )
     if rows:
         console.print()
@@ -67,6 +126,10 @@ def write_outcome(
         f"{metric.name}={s[metric.name]:.4f} on {split}" for split, s in scores.items()
     )
     _warn_of_other_loss(best, receipt, sweep, console)
+    if confirmation is not None:
+        if confirmation.trials:
+            console.print(to_table(*confirmed_table(confirmation), width=console.width))
+        console.print(f"\nconfirmed   {confirmation.verdict()}", highlight=False, markup=False)
     for name, text in {
         "winner": f"trial {best.number}, {told}",
         "adapter": f"{folder}  (PEFT's format)",
@@ -75,6 +138,13 @@ def write_outcome(
     }.items():
         console.print(f"{name:<11} {text}", highlight=False, markup=False)
     return True
+
+
+def _told(confirmation: Confirmation | None) -> dict[str, Any] | None:
+    if confirmation is None:
+        return None
+    told = confirmation.model_dump(mode="json")
+    return {**told, "is_better": confirmation.is_better, "verdict": confirmation.verdict()}
 
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2, "fp16": 3e-2}

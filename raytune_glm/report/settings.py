@@ -10,17 +10,28 @@ from raytune_glm.config.load import flat
 from raytune_glm.errors import ConfigError
 from raytune_glm.trials.records import ResultsFolder
 
-FREE = {
+FREE = (
     "run.disk_budget_gb",
     "run.max_failures",
+    "run.memory_per_worker_bytes",
     "run.ray_address",
     "run.track",
+    "search.confirm",
     "search.max_concurrent",
     "search.num_trials",
+    "search.sampler",
+    "search.space",
+    "search.start_with",
     "search.time_budget_s",
+    "search.warm_start",
     "train.save_total_limit",
-}
-"""Settings that may differ from one run of a sweep to the next: no result depends on them."""
+)
+"""Settings and sections that may differ from one run of a sweep to the next: what a trial's values
+make of it does not depend on them."""
+
+
+def _is_free(path: str) -> bool:
+    return any(path == free or path.startswith(f"{free}.") for free in FREE)
 
 
 def write_settings(results: ResultsFolder, sweep: SweepConfig) -> None:
@@ -42,7 +53,7 @@ def write_settings(results: ResultsFolder, sweep: SweepConfig) -> None:
         changed = [
             f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key not in FREE
+            if before.get(key) != now.get(key) and not _is_free(key)
         ]
         if changed:
             raise ConfigError(

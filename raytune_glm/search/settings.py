@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from raytune_glm.search.confirm import ConfirmSettings
 from raytune_glm.search.pairs import bad_pairs
 from raytune_glm.search.quantities import QUANTITIES
 from raytune_glm.search.samplers import Sampler, TPESettings
@@ -90,6 +91,9 @@ class SearchSettings(_Settings):
     storage: str | None = None
     """Where the study is kept. None: `study.db` in the results folder, SQLite; `journal`:
     `study.journal` there, for folders on a network disk; else any storage URL of Optuna."""
+    confirm: ConfirmSettings | None = None
+    """Repeats of the best trials under new seeds, by which the winner is chosen; none: the best
+    trial wins."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
     """Most trials at a time; none: as many as the cluster has room for."""
     time_budget_s: Annotated[float, Field(gt=0)] | None = None

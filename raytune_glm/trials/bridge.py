@@ -7,8 +7,10 @@ last report of it out; a callback sees every report and every end. Read next: `t
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ray.tune import Callback, Stopper
@@ -22,6 +24,7 @@ from raytune_glm.trials.disk import DiskBudget
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import State
+from raytune_glm.trials.steering import Steering
 from raytune_glm.worker import NO_ROOM
 
 log = logging.getLogger(__name__)
@@ -32,19 +35,32 @@ TrialConfig = dict[str, Any]
 class LedgerSearcher(Searcher):
     """Gives Ray Tune the trials that the ledger proposes."""
 
-    def __init__(self, ledger: Ledger, config_of: Callable[[str, Any], TrialConfig]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        steering: Steering,
+        config_of: Callable[[str, Any], TrialConfig],
+    ) -> None:
         """Propose from `ledger`.
 
         Args:
             ledger: The sweep's ledger.
+            steering: Says whether trials may begin.
             config_of: Makes a trial's configuration from its id and its values.
         """
         super().__init__()
         self._ledger = ledger
+        self._steering = steering
         self._config_of = config_of
+        self._listens = False
+        self._interrupted = False
 
     def suggest(self, trial_id: str) -> TrialConfig | None:
         """Propose a trial, or say that there are no more, or none now."""
+        # While no trial lives, Ray Tune asks here again and again and calls nothing else.
+        self._steering.poll()
+        if self._steering.is_paused:
+            return self._none_while_paused()
         if self._ledger.num_left == 0:
             # A running trial may yet be copied: only when none is left are there no more.
             is_over = not self._ledger.live
@@ -55,6 +71,20 @@ class LedgerSearcher(Searcher):
             "from_step": live.parent["step"] if live.parent else 0,
             **self._config_of(live.id, live.params),
         }
+
+    def _none_while_paused(self) -> TrialConfig | None:
+        """None, until Ctrl-C: Ray Tune does not look for it while it waits for a trial."""
+        if not self._listens:
+            self._listens = True
+            tunes = signal.getsignal(signal.SIGINT)
+
+            def interrupt(number: int, frame: FrameType | None) -> None:
+                self._interrupted = True
+                if callable(tunes):
+                    tunes(number, frame)
+
+            signal.signal(signal.SIGINT, interrupt)
+        return Searcher.FINISHED if self._interrupted else None  # type: ignore[return-value]  # Ray's word
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -111,17 +141,31 @@ class LedgerCallback(Callback):
     def __init__(
         self,
         ledger: Ledger,
+        steering: Steering,
         progress: Progress,
         budget: DiskBudget,
         *,
         on_end: Callable[[str], None],
     ) -> None:
-        """Tell `ledger` and `progress`, keep trials within `budget`; `on_end` hears who ended."""
+        """Tell `ledger` and `progress`, and let `steering` look for orders.
+
+        Args:
+            ledger: The sweep's ledger.
+            steering: Looks for orders from outside.
+            progress: The terminal.
+            budget: What checkpoints may take.
+            on_end: Told the id of each trial that gives its place back.
+        """
         self._on_end = on_end
         self._ledger = ledger
+        self._steering = steering
         self._progress = progress
         self._budget = budget
         self.brake = Brake()
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Ray Tune looks for news, some ten times a second."""
+        self._steering.poll()
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -152,9 +196,14 @@ class LedgerCallback(Callback):
     ) -> None:
         """A trial came to its end, or the scheduler stopped it."""
         ending = trial.last_result.get("ending")
-        if ending is not None:
+        number = trial.config["number"]
+        if number in self._steering.waiting:
+            self._steering.waiting.discard(number)
+            self._on_end(self._ledger.suspend(number).id)
+            self._progress.set_aside(number)
+        elif ending is not None:
             self._end(trial, ending)
-        elif self._ledger.live[trial.config["number"]].progress >= 1:
+        elif self._ledger.live[number].progress >= 1:
             self._finish(trial, State.COMPLETE)
         else:
             self._finish(trial, State.PRUNED)

@@ -85,7 +85,7 @@ def _trial(earlier: ResultsFolder, row: TrialRow, sweep: SweepConfig) -> FrozenT
         raise ValueError(str(error)) from None
     _refuse_other_task(config, sweep)
     search = sweep.search
-    fixed = FixedTrial(spaces.locate(search.space, _point(search.space, config)))
+    fixed = FixedTrial(spaces.locate(search.space, point_of(search.space, config)))
     params = spaces.choose(search.space, fixed)
     reports = files.read_lines(folder / "metrics.jsonl")
     values = _values(row, reports, search.all_objectives)
@@ -115,16 +115,20 @@ def _refuse_other_task(config: dict[str, Any], sweep: SweepConfig) -> None:
     now = sweep.model_dump(mode="json")
     searched = set(sweep.search.space)
     for path in SAME:
-        here, there = _get(now, path), _get(config, path)
+        here, there = at_path(now, path), at_path(config, path)
         if here != there and path not in searched:
             raise ValueError(f"its {path} is {there!r}, while this sweep's is {here!r}")
 
 
-def _point(space: spaces.Space, config: dict[str, Any]) -> dict[str, Any]:
-    """What a configuration has at each path of a space; the settings of one variant only."""
+def point_of(space: spaces.Space, config: dict[str, Any]) -> dict[str, Any]:
+    """What a configuration has at each path of a space; the settings of one variant only.
+
+    Raises:
+        ValueError: It has no such path.
+    """
     point: dict[str, Any] = {}
     for path, dimension in space.items():
-        value = _get(config, path)
+        value = at_path(config, path)
         if isinstance(dimension, spaces.OneOf):
             variant = value["name"]
             point[path] = variant
@@ -135,7 +139,8 @@ def _point(space: spaces.Space, config: dict[str, Any]) -> dict[str, Any]:
     return point
 
 
-def _get(tree: Any, path: str) -> Any:
+def at_path(tree: Any, path: str) -> Any:
+    """The value at a dotted path of nested mappings; ValueError where there is none."""
     for key in path.split("."):
         if not isinstance(tree, dict) or key not in tree:
             raise ValueError(f"its configuration has no {path}")

@@ -99,14 +99,14 @@ class Hosts:
         """Forget a trial that is over."""
         self._host_of.pop(trial_id, None)
 
-    def score(self, asked: dict[str, Any]) -> dict[str, dict[str, float]]:
+    def score(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Have a host score a saved adapter.
 
         Args:
             asked: See `packing.server`.
 
         Returns:
-            Split -> metric -> value.
+            Split -> `values` and `rows` of `score.SplitScores`.
 
         Raises:
             RuntimeError: It could not.
@@ -116,7 +116,7 @@ class Hosts:
             answer = connection.recv()
         if "error" in answer:
             raise RuntimeError(answer["error"])
-        scores: dict[str, dict[str, float]] = answer["scores"]
+        scores: dict[str, Any] = answer["scores"]
         return scores
 
     def close(self) -> None:

@@ -43,8 +43,13 @@ ERROR = "error"
 NOTE = "note"
 """Attribute of a trial in the study: why it is complete before its last step."""
 PARENT = "parent"
-"""Attribute of a trial that began as a copy of another: that one's `number`, the `step` at which it
-was copied, and the trial that it `replaces`."""
+"""Attribute of a trial that is a copy of another: that one's `number`, the `step` at which it was
+copied, and the trial that it `replaces`, if it does."""
+
+ADDED = "added_trials"
+"""Attribute of the study: how many trials more than its settings say were asked for."""
+ORDERS = "orders"
+"""Attribute of a trial and of the study: what was ordered from outside about it, and when."""
 
 MEMORY = "memory"
 """Constraint of a trial that did not fit into memory, always 1: by how much, nobody knows."""
@@ -84,6 +89,12 @@ class LiveTrial:
     def id(self) -> str:
         """Name of the trial's folder."""
         return f"{self.number:04d}"
+
+    @property
+    def last_step(self) -> int:
+        """Optimizer steps done at its last evaluation, 0 before the first."""
+        step: int = self.reports[-1][STEP] if self.reports else 0
+        return step
 
     @property
     def progress(self) -> float:
@@ -157,7 +168,8 @@ class Ledger:
     @property
     def num_trials(self) -> int:
         """Trials of the whole sweep: as many as were asked for, and the copies of some."""
-        return self._settings.num_trials + self._num_copies
+        added: int = self._study.user_attrs.get(ADDED, 0)
+        return self._settings.num_trials + added + self._num_copies
 
     @property
     def num_left(self) -> int:
@@ -201,31 +213,91 @@ class Ledger:
         live.is_over_budget = any(map(self._settings.is_over_budget, live.reports))
         return live
 
-    def copy(self, number: int, params: spaces.Overrides, *, replaces: int) -> LiveTrial:
-        """Begin a trial that goes on from another's last checkpoint under other values.
+    def add(self, count: int) -> None:
+        """Run more trials than the settings say, now and after a resume."""
+        self._study.set_user_attr(ADDED, self._study.user_attrs.get(ADDED, 0) + count)
 
-        It is proposed before any new trial is.
+    def has(self, number: int) -> bool:
+        """Whether there is a trial of this number, ended, running or waiting."""
+        return number in self.rows or any(live.number == number for live in self._open())
+
+    def params_of(self, number: int) -> spaces.Overrides:
+        """The values of a trial that there is."""
+        if number in self.rows:
+            return dict(self.rows[number].params)
+        [params] = [live.params for live in self._open() if live.number == number]
+        return dict(params)
+
+    def _open(self) -> Iterator[LiveTrial]:
+        yield from self.live.values()
+        yield from self._ready
+
+    def suspend(self, number: int) -> LiveTrial:
+        """Set a running trial aside: it is proposed again, before others, and goes on."""
+        live = self.live.pop(number)
+        self._ready.insert(0, live)
+        return live
+
+    def note(self, order: Mapping[str, Any], *, number: int | None = None) -> None:
+        """Write an order from outside into the study.
+
+        Args:
+            order: What was ordered.
+            number: The trial that it is about; none: the whole sweep.
+        """
+        entry = {**order, "at": time.time()}
+        if number is None:
+            told = self._study.user_attrs.get(ORDERS, [])
+            self._study.set_user_attr(ORDERS, [*told, entry])
+            return
+        [live] = [live for live in self._open() if live.number == number]
+        told = live.handle.user_attrs.get(ORDERS, [])
+        live.handle.set_user_attr(ORDERS, [*told, entry])
+
+    def copy(
+        self,
+        number: int,
+        params: spaces.Overrides,
+        *,
+        replaces: int | None = None,
+        warm: bool = True,
+    ) -> LiveTrial:
+        """Begin a trial that is another one's copy under other values.
+
+        It is proposed before any new trial is, and counts in addition to those of the settings.
 
         Args:
             number: The trial to copy.
-            params: The copy's values.
-            replaces: Number of the trial whose place it takes.
+            params: The copy's values; from those outside the space the sampler learns nothing.
+            replaces: Number of the trial whose place it takes, if any.
+            warm: Whether it goes on from the other one's last checkpoint, or begins at step 0.
         """
-        fixed = optuna.trial.FixedTrial(spaces.locate(self._settings.space, params))
-        params = spaces.choose(self._settings.space, fixed)
+        fixed, params = self._fixed(params)
         handle = self._study.begin(fixed, user_attrs={PARAMS: params})
         live = LiveTrial(handle=handle, params=params, chosen_at=time.time())
         folder = self._results.trial(live.id)
-        parent = self._results.trial(f"{number:04d}")
-        step = copy_checkpoint(parent / "checkpoint", folder / "checkpoint")
-        live.parent = {"number": number, "step": step, "replaces": replaces}
-        for report in files.read_lines(parent / "metrics.jsonl"):
+        source = self._results.trial(f"{number:04d}")
+        step = 0
+        if warm:
+            step = copy_checkpoint(source / "checkpoint", folder / "checkpoint")
+        live.parent = {"number": number, "step": step}
+        if replaces is not None:
+            live.parent = {**live.parent, "replaces": replaces}
+        for report in files.read_lines(source / "metrics.jsonl"):
             if report[STEP] <= step:
                 self._take(live, report)
         handle.set_user_attr(PARENT, live.parent)
         self._num_copies += 1
         self._ready.append(live)
         return live
+
+    def _fixed(self, params: spaces.Overrides) -> tuple[optuna.trial.FixedTrial, spaces.Overrides]:
+        """Values as the study stores them, nothing for a point outside the space; and as chosen."""
+        try:
+            fixed = optuna.trial.FixedTrial(spaces.locate(self._settings.space, params))
+            return fixed, spaces.choose(self._settings.space, fixed)
+        except ValueError:
+            return optuna.trial.FixedTrial({}), params
 
     def replace(self, number: int, donor: int) -> None:
         """Give a stopped trial's place to a copy of a better one, for `search.scheduler` pbt."""

@@ -36,7 +36,7 @@ def end_leftovers(results: ResultsFolder) -> int:
     marks = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     ended = sum(bool(ProcessMark(**mark).kill()) for mark in marks)
     ended += end_all_workers(results)
-    _forget(results)
+    forget(results)
     if ended:
         log.warning("ended %d processes that an earlier run left behind", ended)
     return ended
@@ -52,6 +52,7 @@ def written_down(results: ResultsFolder) -> Iterator[None]:
     files.write_json(results.root / STARTED, [mark.as_json() for mark in started])
 
 
-def _forget(results: ResultsFolder) -> None:
+def forget(results: ResultsFolder) -> None:
+    """Say that nothing is left: all that this run started has ended."""
     (results.root / STARTED).unlink(missing_ok=True)
     shutil.rmtree(results.workers, ignore_errors=True)

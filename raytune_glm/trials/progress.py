@@ -79,6 +79,19 @@ class Progress:
         """A trial's process died, and it goes on in another from its last checkpoint."""
         self._line("yellow", f"trial {number}", "restarted", "its process died")
 
+    def steered(self, what: str) -> None:
+        """An order from outside was carried out."""
+        self._line("cyan", "ctl", "", what)
+
+    def grew(self, num_trials: int) -> None:
+        """The sweep has more trials than it began with."""
+        self._num_trials = num_trials
+        self._bar.update(self._task, total=num_trials)
+
+    def set_aside(self, number: int) -> None:
+        """A trial waits for the end of a pause, with its checkpoint."""
+        self._line("yellow", f"trial {number}", "waiting", "until the sweep is resumed")
+
     def reported(self, live: Iterable[LiveTrial]) -> None:
         """A trial has reported an evaluation."""
         self._show(live)

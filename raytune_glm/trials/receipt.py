@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from raytune_glm import files
 from raytune_glm.checkpoint import best_adapter
-from raytune_glm.config import RunConfig, SweepConfig, run_of, trial_run
+from raytune_glm.config import RunConfig
 from raytune_glm.trials.cluster import Placement
 from raytune_glm.trials.hosts import Hosts
 from raytune_glm.trials.packed import HostGoneError
@@ -24,74 +26,113 @@ log = logging.getLogger(__name__)
 
 Scores = dict[str, dict[str, float]]
 """Split -> metric -> value."""
+RowScores = dict[str, dict[str, list[float]]]
+"""Split -> metric of answers -> value of each row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A finished trial whose adapter is to be scored."""
+
+    run: RunConfig
+    """What it trained with."""
+    row: TrialRow
+    results: ResultsFolder
+    """Where it is; `scores.json` and `row_scores.json` are written in its folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+        return self.results.trial(self.row.id)
 
 
 def read_receipt(results: ResultsFolder, row: TrialRow) -> Scores | None:
     """The scores of a trial's adapter, where they were taken."""
-    path = results.trial(row.id) / "scores.json"
-    if not path.exists():
-        return None
-    scores: Scores = json.loads(path.read_text(encoding="utf-8"))
+    scores: Scores | None = _read(results.trial(row.id) / "scores.json")
     return scores
 
 
-def take_receipt(
-    sweep: SweepConfig,
-    results: ResultsFolder,
-    row: TrialRow,
+def read_row_scores(results: ResultsFolder, row: TrialRow) -> RowScores:
+    """The scores of a trial's adapter on each row; empty where they were not taken."""
+    scores: RowScores | None = _read(results.trial(row.id) / "row_scores.json")
+    return scores or {}
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def take_receipts(
+    trials: Sequence[Finished],
     placement: Placement,
     hosts: Hosts | None,
+    *,
+    metrics: Sequence[str],
 ) -> None:
-    """Score a trial's adapter on the cluster, once; what goes wrong is told in the log.
+    """Score adapters on the cluster, each once; what goes wrong is told in the log.
 
     Args:
-        sweep: The sweep.
-        results: Its folder; `scores.json` is written in the trial's.
-        row: The trial.
+        trials: Those to score; a trial that has its scores is left out.
         placement: What a worker takes.
-        hosts: The pack hosts, one of which then does it; none: a worker of its own.
+        hosts: The pack hosts, one of which then does it; none: workers of their own.
+        metrics: What to measure; `eval_loss` always is.
     """
     import ray
 
-    adapter = best_adapter(results.trial(row.id) / "checkpoint", step=row.best_step)
+    for trial in trials:
+        if read_receipt(trial.results, trial.row) is not None:
+            continue
+        try:
+            scores = _scores(trial, placement, hosts, metrics)
+        except (
+            ray.exceptions.RayError,
+            RuntimeError,
+            ConnectionError,
+            HostGoneError,
+            KeyboardInterrupt,
+        ):
+            # A base that only several workers hold together does not fit into one: the sweep
+            # stands.
+            log.exception("the saved adapter of trial %d could not be scored", trial.row.number)
+            continue
+        for name, what in (("row_scores.json", "rows"), ("scores.json", "values")):
+            told = {split: found[what] for split, found in scores.items()}
+            files.write_json(trial.folder / name, told)
+
+
+def _scores(
+    trial: Finished, placement: Placement, hosts: Hosts | None, metrics: Sequence[str]
+) -> dict[str, Any]:
+    import ray
+
+    adapter = best_adapter(trial.folder / "checkpoint", step=trial.row.best_step)
     assert adapter is not None, "a trial with a best evaluation has its adapter"
     asked = {
-        "run": trial_run(run_of(sweep), {**row.params, **row.ladder}).model_dump(mode="json"),
+        "run": trial.run.model_dump(mode="json"),
         "adapter": str(adapter),
-        "data_cache": str(results.data),
-        "metrics": sorted({sweep.search.metric, *sweep.train.metrics}),
+        "data_cache": str(trial.results.data),
+        "metrics": list(metrics),
         "splits": ("dev", "test"),
     }
-    per_worker = placement.per_worker
-    try:
-        if hosts is not None:
-            scores = hosts.score(asked)
-        else:
-            task = ray.remote(
-                num_cpus=per_worker["CPU"], num_gpus=per_worker.get("GPU", 0), max_retries=0
-            )(_score)
-            scores = ray.get(task.remote({**asked, "resources": per_worker}))
-    except (
-        ray.exceptions.RayError,
-        RuntimeError,
-        ConnectionError,
-        HostGoneError,
-        KeyboardInterrupt,
-    ):
-        # A base that only several workers hold together does not fit into one: the sweep stands.
-        log.exception("the winner's saved adapter could not be scored")
-        return
-    files.write_json(results.trial(row.id) / "scores.json", scores)
+    if hosts is not None:
+        return hosts.score(asked)
+    resources = placement.per_worker
+    task = ray.remote(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0), max_retries=0)(
+        _score
+    )
+    scores: dict[str, Any] = ray.get(task.remote({**asked, "resources": resources}))
+    return scores
 
 
-def _score(config: dict[str, Any]) -> Scores:
+def _score(config: dict[str, Any]) -> dict[str, Any]:
     hide_unreserved_gpus(config["resources"])
     from raytune_glm.score import score_adapter
 
-    return score_adapter(
+    scores = score_adapter(
         RunConfig.model_validate(config["run"]),
         Path(config["adapter"]),
         data_cache=Path(config["data_cache"]),
         metrics=config["metrics"],
         splits=config["splits"],
     )
+    return {split: asdict(found) for split, found in scores.items()}

@@ -66,7 +66,7 @@ class TrialRow(BaseModel):
     """Settings that want of memory changed, dotted path -> value; empty: it ran as chosen."""
     execution: str = "solo"
     parent: int | None = None
-    """Number of the trial from whose checkpoint it went on; none: it began at step 0."""
+    """Number of the trial that it is a copy of, of its values alone or of its checkpoint too."""
     error: str | None = None
     """What went wrong, where the trial failed or did not fit."""
     note: str | None = None
@@ -76,13 +76,19 @@ class TrialRow(BaseModel):
 class ResultsFolder:
     """Paths and lines of one sweep's results."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, data: Path | None = None) -> None:
         """Use `root`, made if it is not there.
+
+        Args:
+            root: The folder.
+            data: Where encoded data is kept, if not inside.
 
         Raises:
             ConfigError: It cannot be made.
         """
         self.root = root
+        self.data = data or root / "data"
+        """Encoded data that all trials read."""
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -105,11 +111,6 @@ class ResultsFolder:
     def trials(self) -> Path:
         """One line a finished trial."""
         return self.root / "trials.jsonl"
-
-    @property
-    def data(self) -> Path:
-        """Encoded data that all trials read."""
-        return self.root / "data"
 
     @property
     def workers(self) -> Path:

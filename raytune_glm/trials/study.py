@@ -23,6 +23,9 @@ from raytune_glm.trials.records import ResultsFolder
 HOME = "results_folder"
 """Attribute of a study in a storage of the user's: the results folder that it belongs to."""
 
+SPACE = "space"
+"""Attribute of a study that is whole: the space that its parameters are of."""
+
 JOURNAL = "journal"
 """`search.storage` of a journal file."""
 
@@ -85,11 +88,11 @@ def open_study(results: ResultsFolder, search: SearchSettings) -> SweepStudy:
 
 def _open(results: ResultsFolder, search: SearchSettings) -> SweepStudy:
     name = results.root.name
-    storage = _storage(results, search.storage)
+    storage = storage_of(results, search.storage)
     if name in optuna.get_all_study_names(storage):
         _own_or_refuse(storage, name, results, search)
     if name not in optuna.get_all_study_names(storage):
-        optuna.create_study(
+        made = optuna.create_study(
             storage=storage,
             study_name=name,
             directions=[
@@ -97,6 +100,7 @@ def _open(results: ResultsFolder, search: SearchSettings) -> SweepStudy:
                 for objective in search.all_objectives
             ],
         )
+        made.set_user_attr(SPACE, search.model_dump(mode="json")["space"])
     study = SweepStudy(name, storage, pruner=optuna.pruners.NopPruner())
     # Written every time: a storage that can only be read is found here.
     study.set_user_attr(HOME, str(results.root))
@@ -107,7 +111,8 @@ def _open(results: ResultsFolder, search: SearchSettings) -> SweepStudy:
     return study
 
 
-def _storage(results: ResultsFolder, written: str | None) -> BaseStorage:
+def storage_of(results: ResultsFolder, written: str | None) -> BaseStorage:
+    """The storage that `search.storage` means for the sweep in `results`."""
     if written is None:
         return get_storage(f"sqlite:///{results.study}")
     if written == JOURNAL:

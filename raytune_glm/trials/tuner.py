@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from raytune_glm.config import SweepConfig, run_of
 from raytune_glm.metrics import METRICS
 from raytune_glm.schedulers.ruled import RuledScheduler
 from raytune_glm.search.schedulers import Contest
+from raytune_glm.space import Overrides
 from raytune_glm.trials.bridge import LedgerCallback, LedgerSearcher, remind
 from raytune_glm.trials.cluster import TRIAL_RESOURCES, Placement
 from raytune_glm.trials.disk import DiskBudget
@@ -21,6 +22,8 @@ from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.packed import PackedTrial
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import ResultsFolder, State
+from raytune_glm.trials.scheduling import SteeredScheduler
+from raytune_glm.trials.steering import Steering
 from raytune_glm.trials.trainable import run_trial
 
 
@@ -33,6 +36,7 @@ def run_trials(
     max_steps: int,
     placement: Placement,
     hosts: Hosts | None,
+    overrides_of: Callable[[Overrides], Overrides] = dict,
 ) -> bool:
     """Run what is left of a sweep; returns when it is over, out of time, or interrupted by Ctrl-C.
 
@@ -46,6 +50,7 @@ def run_trials(
         max_steps: Optimizer steps of the longest trial.
         placement: How the trials take up the cluster.
         hosts: The pack hosts, where trials are packed.
+        overrides_of: Gives what a trial changes in the run, from its values in the ledger.
 
     Returns:
         Whether the time budget ended them.
@@ -55,10 +60,10 @@ def run_trials(
     base = run_of(sweep).model_dump(mode="json")
     ray_folder = results.root / "ray"
 
-    def config_of(trial_id: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    def config_of(trial_id: str, params: Overrides) -> dict[str, Any]:
         asked = {
             "base": base,
-            "overrides": overrides,
+            "overrides": overrides_of(params),
             "folder": str(results.trial(trial_id)),
             "metric": sweep.search.metric,
             "data_cache": str(results.data),
@@ -73,8 +78,13 @@ def run_trials(
 
     trainable = run_trial if hosts is None else PackedTrial
     metric = METRICS[sweep.search.metric]
+    steering = Steering(results, ledger, run_of(sweep), progress)
     callback = LedgerCallback(
-        ledger, progress, DiskBudget(results, sweep.run.disk_budget_gb, metric), on_end=on_end
+        ledger,
+        steering,
+        progress,
+        DiskBudget(results, sweep.run.disk_budget_gb, metric),
+        on_end=on_end,
     )
     contest = Contest(
         metric=sweep.search.metric,
@@ -91,9 +101,11 @@ def run_trials(
         tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([TRIAL_RESOURCES])),
             tune_config=tune.TuneConfig(
-                search_alg=LedgerSearcher(ledger, config_of),
-                scheduler=RuledScheduler(
-                    scheduler, must_stop=ledger.is_over, must_go_on=ledger.shelter
+                search_alg=LedgerSearcher(ledger, steering, config_of),
+                scheduler=SteeredScheduler(
+                    RuledScheduler(scheduler, must_stop=ledger.is_over, must_go_on=ledger.shelter),
+                    ledger,
+                    steering,
                 ),
                 num_samples=-1,  # the searcher says when there are no more
                 max_concurrent_trials=placement.max_concurrent,

@@ -134,7 +134,7 @@ def test_the_command_gives_the_scores_that_the_sweep_gives_its_winner(
         data_cache=tmp_path / "cache",
         metrics=["triple_f1", "exact_match"],
         splits=("test",),
-    )["test"]
+    )["test"].values
     test_rows = tmp_path / "test.jsonl"
     text = (ROWS / "test.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:NUM_ROWS]
     test_rows.write_text("".join(text), encoding="utf-8")

@@ -1,0 +1,90 @@
+"""The scheduler of a sweep that can be resumed and steered, around the one that was asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from raytune_glm.schedulers.ruled import RuledScheduler
+from raytune_glm.search.schedulers import STEP
+from raytune_glm.trials.ledger import Ledger
+from raytune_glm.trials.steering import Steering
+
+
+class SteeredScheduler(TrialScheduler):
+    """Passes on what is new, and what is ordered from outside comes first."""
+
+    def __init__(self, inner: RuledScheduler, ledger: Ledger, steering: Steering) -> None:
+        """Ask `inner`, unless `steering` says otherwise."""
+        super().__init__()  # type: ignore[no-untyped-call]  # Ray's
+        self._inner = inner
+        self._ledger = ledger
+        self._steering = steering
+        self._judged: set[int] = set()
+        """Numbers of the trials that `inner` has decided over."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Decide over a report; one that a trial tells again after a resume was decided over."""
+        if STEP not in result:
+            return str(TrialScheduler.CONTINUE)
+        number = trial.config["number"]
+        if number in self._steering.to_stop:
+            self._steering.to_stop.discard(number)
+            return str(TrialScheduler.STOP)
+        known = self._ledger.live[number].last_step
+        if result[STEP] <= known and number in self._judged:
+            return str(TrialScheduler.CONTINUE)
+        decision = self._inner.on_trial_result(tune_controller, trial, result)
+        if result[STEP] < known:
+            return str(TrialScheduler.CONTINUE)
+        self._judged.add(number)
+        if decision == TrialScheduler.CONTINUE and self._must_wait(result):
+            self._steering.waiting.add(number)
+            return str(TrialScheduler.STOP)
+        return decision
+
+    def _must_wait(self, result: dict[str, Any]) -> bool:
+        return self._steering.is_paused and result[STEP] < result["total_steps"]
+
+    def choose_trial_to_run(self, tune_controller: Any, **kwargs: Any) -> Trial | None:
+        """Stop what is to be stopped, then pass on.
+
+        A packed trial is stopped at its next report: its process, which waits for that, is given to
+        another trial.
+        """
+        for trial in list(tune_controller.get_live_trials()):
+            is_packed = "door" in trial.config
+            if trial.config["number"] in self._steering.to_stop and not is_packed:
+                self._steering.to_stop.discard(trial.config["number"])
+                tune_controller.stop_trial(trial)
+        return self._inner.choose_trial_to_run(tune_controller, **kwargs)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Pass on."""
+        return self._inner.set_search_properties(metric, mode, **spec)
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Pass on."""
+        self._inner.on_trial_add(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Pass on."""
+        self._inner.on_trial_error(tune_controller, trial)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Pass on."""
+        self._inner.on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """Pass on."""
+        self._inner.on_trial_remove(tune_controller, trial)
+
+    def debug_string(self) -> str:
+        """Pass on."""
+        return self._inner.debug_string()
+
+    def __reduce__(self) -> tuple[type[FIFOScheduler], tuple[()]]:
+        # The Tuner pickles itself for its own way of resuming, which this project does not use.
+        return FIFOScheduler, ()
