@@ -13,6 +13,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -155,6 +156,11 @@ def _withheld(head: nn.Module) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         handle.remove()
+
+
+def has_plain_logits(model: PreTrainedModel) -> bool:
+    """Whether a model's logits and loss are its output layer's and nothing else."""
+    return _reason_for_own_loss(model, partial(type(model).forward, model)) is None
 
 
 def _reason_for_own_loss(model: PreTrainedModel, plain: Callable[..., Any]) -> str | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from raytune_glm.models.loss import MAX_CHUNK_LOGITS
+from raytune_glm.models.loss import MAX_CHUNK_LOGITS, has_plain_logits
 from raytune_glm.packing.attention import LINE_ATTENTION, LinePass, passing
 from raytune_glm.packing.line import Line, Row, Segment
 from raytune_glm.packing.linear import SharedLinear, Term
@@ -69,6 +69,8 @@ class Pack:
         self.shared.train()
         self._linears: dict[str, SharedLinear] = {}
         self._pass: _Pass | _RowsPass | None = None
+        # Architectures that scale or cap their logits are asked for them themselves.
+        self._has_plain_logits = has_plain_logits(base)
         self.padding = Padding()
 
     def add(self, number: int, run: RunConfig) -> Slot:
@@ -112,8 +114,7 @@ class Pack:
         checkpointed = any(self.slots[n].run.train.gradient_checkpointing for n in batches)
         self._checkpoint_layers(on=checkpointed)
         with self._passing(line, is_training=True) as run:
-            hidden_TH = self._hidden(run)
-            losses = token_losses(hidden_TH[line.labelled_places], line.targets, self._head)
+            losses = self._token_losses(run)
             slot_losses = _sum_by_slot(losses, line, loss_weights)
             torch.stack(list(slot_losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.padding.count(line)
@@ -124,8 +125,7 @@ class Pack:
         """Sum of the label tokens' losses of each slot's rows, nothing dropped out."""
         line = self._line(batches)
         with self.evaluating(), self._passing(line, is_training=False) as run:
-            hidden_TH = self._hidden(run)
-            losses = token_losses(hidden_TH[line.labelled_places], line.targets, self._head)
+            losses = self._token_losses(run)
         sums = _sum_by_slot(losses, line, dict.fromkeys(batches, 1.0))
         return {slot: float(loss) for slot, loss in sums.items()}
 
@@ -201,19 +201,22 @@ class Pack:
         finally:
             self._pass = None
 
-    def _hidden(self, run: _Pass) -> Tensor:
-        """The normed last hidden state of every place, [T, hidden]."""
+    def _token_losses(self, run: _Pass) -> Tensor:
+        """The cross entropy of every labelled place, [labels]."""
+        line = run.line
         embedded_TH = run.embed(self.shared.get_input_embeddings())
-        # Those that make their own mask take one of four dimensions as ready, and pass it on.
-        mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=self.device)
-        output = self.shared.base_model(
-            inputs_embeds=embedded_TH[None],
-            position_ids=run.line.positions_T[None],
-            attention_mask=mask,
-            use_cache=False,
-        )
-        hidden: Tensor = output.last_hidden_state[0]
-        return hidden
+        inputs = {
+            "inputs_embeds": embedded_TH[None],
+            "position_ids": line.positions_T[None],
+            # Those that make their own mask take one of four dimensions as ready, and pass it on.
+            "attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=self.device),
+            "use_cache": False,
+        }
+        if self._has_plain_logits:
+            hidden_TH = self.shared.base_model(**inputs).last_hidden_state[0]
+            return token_losses(hidden_TH[line.labelled_places], line.targets, self._head)
+        logits_KV = self.shared(**inputs, logits_to_keep=line.labelled_places).logits[0]
+        return nn.functional.cross_entropy(logits_KV.float(), line.targets, reduction="none")
 
 
 class _RowsPass:

@@ -38,6 +38,15 @@ _STATE = "slot.pt"
 def twin(model: PreTrainedModel) -> PreTrainedModel:
     """Copy a model's modules and configuration, not its tensors, which both then share."""
     tensors: list[Any] = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        linear: Any = module
+        if not hasattr(linear, "init_8bit_state"):
+            continue
+        # The first forward of an int8 linear takes the numbers away from its weight, which twins
+        # share, into a state, of which they would have copies: take them now, and share that.
+        if linear.weight.CB is not None:
+            linear.init_8bit_state()
+        tensors += [value for value in vars(linear.state).values() if torch.is_tensor(value)]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from raytune_glm.data.collation import collate
 from raytune_glm.errors import NonFiniteLossError
-from raytune_glm.models import inspect_folder
+from raytune_glm.models import inspect_folder, load_model
 from raytune_glm.packing.pack import Pack
-from tests.packing.conftest import Base, Packed, run_of, solo, train_pass
+from tests.packing.conftest import Base, Packed, num_labels, run_of, solo, steps_of, train_pass
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRIALS: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -218,3 +220,33 @@ def test_trials_on_a_base_of_fewer_bits_follow_their_solo_curves(
     for trial in trials:
         losses, _ = solo(base, trial.run)
         assert trial.losses == pytest.approx(losses, abs=tolerance), trial.run.method.name
+        [rows] = steps_of(trial.run, 1)[0]
+        with torch.inference_mode():
+            batch = collate(rows, pad_token_id=0)
+            expected = trial.slot.model.eval()(**batch, use_cache=False).loss * num_labels(rows)
+        found = pack.loss_sums({trial.number: rows})[trial.number]
+        assert found == pytest.approx(float(expected), rel=tolerance)
+
+
+def test_a_model_that_scales_its_logits_learns_what_it_learns_alone(
+    bases: dict[str, Base], tmp_path: Path
+) -> None:
+    """Cohere's logits are not its output layer's alone."""
+    settings = {
+        **json.loads((bases["llama"].folder / "config.json").read_text()),
+        "model_type": "cohere",
+        "logit_scale": 0.25,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "tokenizer.json").write_text("{}")  # which nothing here reads
+    torch.manual_seed(1)
+    load_model(tmp_path, random_weights=True).save_pretrained(tmp_path)
+    found = inspect_folder(tmp_path)
+    base = Base(tmp_path, found.family, found.shape)
+    method = {"name": "lora", "rank": 2, "target_modules": "all"}
+    pack = Pack(base.load(), base.family)
+    trials = [Packed(pack, number, run_of(base, method, seed=number)) for number in range(2)]
+    while not trials[0].is_over:
+        train_pass(pack, trials)
+    for trial in trials:
+        _assert_as_alone(base, trial)
