@@ -4,9 +4,10 @@
 
 Runs an 8-trial sweep in the folder, kills its driver at a random moment, runs the same command
 again, and so on; after the last kill it lets the sweep end and holds against each other what was on
-disk at every kill and what is there at the end. What it found is printed and written to
-`kills.json` in the folder. Called again on the same folder it goes on, for where one command may
-only take so long (`--seconds`).
+disk at every kill and what is there at the end. Two moments of three are counted from the run's
+first report on, since on a slow machine most of a run is its start; the third from its first
+second. What it found is printed and written to `kills.json` in the folder. Called again on the same
+folder it goes on, for where one command may only take so long (`--seconds`).
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--wait", type=float, nargs=2, default=(8.0, 45.0), metavar=("MIN", "MAX"))
+    parser.add_argument("--wait", type=float, nargs=2, default=(0.0, 15.0), metavar=("MIN", "MAX"))
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -74,10 +75,9 @@ def main() -> int:
     for number, wait in enumerate(waits, start=1):
         if number <= len(bench.kills):
             continue
-        if time.monotonic() + wait > end:
+        if not bench.kill_after(wait, in_start=number % 3 == 0, end=end):
             print(f"{len(bench.kills)} kills so far: run it again to go on")
             return 1
-        bench.kill_after(wait)
     if not bench.finish(timeout_s=max(1.0, end - time.monotonic())):
         print("the sweep has not ended yet: run it again to go on")
         return 1
@@ -104,9 +104,25 @@ class Bench:
         command = [sys.executable, "-m", "raytune_glm.sweep", str(self._file)]
         return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
 
-    def kill_after(self, seconds: float) -> None:
-        """Start the command, kill it after some seconds, and write down what is on disk then."""
+    def kill_after(self, seconds: float, *, in_start: bool, end: float) -> bool:
+        """Start the command, kill it, and write down what is on disk then.
+
+        Args:
+            seconds: Time from the start, or from the first report, to the kill.
+            in_start: Whether it is counted from the start.
+            end: When to give up waiting for a report, by the monotonic clock.
+
+        Returns:
+            Whether the kill came about in time; if not, the sweep was killed all the same.
+        """
         process = self._start()
+        before = self._news()
+        while not in_start and process.poll() is None and self._news() == before:
+            time.sleep(0.1)
+            if time.monotonic() > end:
+                process.kill()
+                process.wait()
+                return False
         time.sleep(seconds)
         ended = process.poll()
         process.kill()
@@ -128,6 +144,12 @@ class Bench:
             f"{self._running(seen)} under way",
             flush=True,
         )
+        return True
+
+    def _news(self) -> int:
+        """Reports and ends of trials so far."""
+        reports = sum(len(_lines(folder / "metrics.jsonl")) for folder in self._trials())
+        return reports + len(_lines(self._root / "trials.jsonl"))
 
     def _running(self, seen: dict[str, Any]) -> int:
         return len(seen["trials"]) - seen["finished"]
