@@ -168,7 +168,7 @@ def test_the_saved_adapter_scores_as_it_was_reported(host: Host) -> None:
     }
     talk.send({"score": asked})
     scores = talk.recv()["scores"]
-    assert scores["dev"]["eval_loss"] == pytest.approx(last["eval_loss"], abs=1e-5)
+    assert scores["dev"]["values"]["eval_loss"] == pytest.approx(last["eval_loss"], abs=1e-5)
     assert set(scores) == {"dev", "test"}
 
 

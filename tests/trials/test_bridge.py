@@ -11,6 +11,7 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 
 from raytune_glm import files
+from raytune_glm.config import RunConfig
 from raytune_glm.metrics import METRICS
 from raytune_glm.search import SearchSettings
 from raytune_glm.trials.bridge import LedgerCallback
@@ -18,6 +19,7 @@ from raytune_glm.trials.disk import DiskBudget
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import ResultsFolder
+from raytune_glm.trials.steering import Steering
 
 SETTINGS = SearchSettings.model_validate(
     {
@@ -27,6 +29,16 @@ SETTINGS = SearchSettings.model_validate(
     }
 )
 REPORT = {"step": 2, "total_steps": 4, "eval_loss": 1.0, "train_loss": 1.0, "first_step_at": 2e9}
+
+
+BASE = RunConfig.model_validate(
+    {
+        "model": {"path": "none"},
+        "data": {"train": "none.jsonl"},
+        "method": {"name": "lora"},
+        "train": {"max_steps": 1},
+    }
+)
 
 
 class Sweep:
@@ -39,7 +51,10 @@ class Sweep:
         console = Console(file=self.said, soft_wrap=True)
         progress = Progress(console, SETTINGS, mode="min", rows=[])
         budget = DiskBudget(self.results, budget_gb, METRICS["eval_loss"])
-        self.callback = LedgerCallback(self.ledger, progress, budget, on_end=lambda _: None)
+        steering = Steering(self.results, self.ledger, BASE, progress)
+        self.callback = LedgerCallback(
+            self.ledger, steering, progress, budget, on_end=lambda _: None
+        )
         self.live = self.ledger.propose()
         self.folder = self.results.trial(self.live.id)
         config = {"number": self.live.number, "folder": str(self.folder)}
