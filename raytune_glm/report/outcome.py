@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytune_glm import files
@@ -132,7 +133,7 @@ def write_outcome(
         console.print(f"\nconfirmed   {confirmation.verdict()}", highlight=False, markup=False)
     for name, text in {
         "winner": f"trial {best.number}, {told}",
-        "adapter": f"{folder}  (PEFT's format)",
+        "adapter": f"{folder}  ({_format(folder)})",
         "again": f"python -m raytune_glm.sweep {results.root / 'best.yaml'}",
         "results": f"{results.root}  (leaderboard.md, summary.json, trials.jsonl, study.db)",
     }.items():
@@ -186,3 +187,10 @@ def _summary(
         "best_reloaded": read_receipt(results, best) if best else None,
         "seconds": seconds,
     }
+
+
+def _format(adapter: Path) -> str:
+    """What reads the files of a trained folder."""
+    if (adapter / "adapter_config.json").exists():
+        return "PEFT's format"
+    return "weights.safetensors, under the names of the model's own tensors"
