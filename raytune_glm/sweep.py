@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,14 @@ if TYPE_CHECKING:
     from raytune_glm.config.check import Plan
     from raytune_glm.trials.ledger import Ledger
     from raytune_glm.trials.records import ResultsFolder
+
+
+EPILOG = """\
+Run the same command again to go on with a sweep that was interrupted.
+
+exit status: 0 there is a winner, 1 no winner or interrupted, 2 something in the input is wrong
+documentation: README.md, docs/sweep_file.md (every setting), docs/data.md (row formats, metrics)
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m raytune_glm.sweep",
         description="Search a fine-tuning method's settings, or the method itself, with Ray Tune.",
-        epilog="Run the same command again to go on with a sweep that was interrupted.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("sweep", type=Path, help="the sweep file, YAML")
     parser.add_argument(
@@ -64,6 +72,7 @@ def _sweep(path: Path, overrides: list[str], *, only_check: bool) -> int:
 
     from raytune_glm.config import load_sweep
     from raytune_glm.config.check import check_sweep
+    from raytune_glm.report.lengths import measured_lengths
     from raytune_glm.report.plan import describe_plan
 
     # Bound to the terminal as it is now: what libraries print while trials run goes to a file.
@@ -72,6 +81,7 @@ def _sweep(path: Path, overrides: list[str], *, only_check: bool) -> int:
     plan = check_sweep(sweep)
     console.print(describe_plan(sweep, plan), highlight=False, markup=False)
     if only_check:
+        console.print(measured_lengths(sweep, plan), highlight=False, markup=False)
         return 0
 
     from raytune_glm.log import log_to_file
@@ -84,7 +94,7 @@ def _sweep(path: Path, overrides: list[str], *, only_check: bool) -> int:
     results = ResultsFolder(sweep.run.folder)
     with lock.held(results.root):
         end_leftovers(results)
-        write_settings(results, sweep)
+        write_settings(results, sweep.model_dump(mode="json"))
         write_origin(results, sweep)
         log_to_file(results.root / "sweep.log")
         return 0 if _run(sweep, plan, results, console) else 1
@@ -124,29 +134,19 @@ def _run_trials(
     import ray
 
     from raytune_glm.log import printing_to
+    from raytune_glm.report.lengths import describe_lengths
     from raytune_glm.report.settling import Settling
-    from raytune_glm.trials import cluster
     from raytune_glm.trials.hosts import Hosts
-    from raytune_glm.trials.leftovers import forget, written_down
-    from raytune_glm.trials.ops import prepare_hosts
+    from raytune_glm.trials.leftovers import forget
     from raytune_glm.trials.progress import Progress
+    from raytune_glm.trials.readiness import make_ready
     from raytune_glm.trials.tuner import run_trials
 
     ray_log = results.root / "ray.log"
     hosts = None
     try:
-        # Aside, while Ray's processes start: they would end with any other thread than this one.
-        with ThreadPoolExecutor(1) as aside, written_down(results):
-            encoded = aside.submit(_encode, sweep, results)
-            cluster.connect(sweep.run.ray_address, log_file=ray_log)
-            encoded.result()
-        placement = cluster.place(sweep, precisions=plan.precisions, is_packed=plan.is_packed)
-        console.print(f"cluster    {placement.describe()}", highlight=False)
-        if plan.compiled_ops:
-            names = ", ".join(sorted(plan.compiled_ops))
-            console.print(f"deepspeed  compiles {names} where a host has not yet (some minutes)")
-            with printing_to(ray_log):
-                prepare_hosts(plan.compiled_ops, per_worker=placement.per_worker)
+        placement, stats = make_ready(sweep, plan, results, console)
+        console.print(describe_lengths(stats, plan), highlight=False, markup=False)
         progress = Progress(console, sweep.search, mode=ledger.mode, rows=ledger.rows.values())
         out_of_time = False
         with printing_to(ray_log):
@@ -175,24 +175,6 @@ def _run_trials(
             hosts.close()
         ray.shutdown()
         forget(results)
-
-
-def _encode(sweep: SweepConfig, results: ResultsFolder) -> None:
-    """Encode the data once for all trials, here, where the user sees what is wrong with it."""
-    from raytune_glm.data.store import encode_splits
-    from raytune_glm.metrics import METRICS, AnswerMetric
-
-    data = encode_splits(
-        sweep.data,
-        family=sweep.model.inspect().family,
-        tokenizer=sweep.model.load_tokenizer(),
-        cache_dir=results.data,
-    )
-    assert data.dev is not None, "the configuration has dev rows"
-    for name in {sweep.search.metric, *sweep.train.metrics}:
-        metric = METRICS[name]
-        if isinstance(metric, AnswerMetric):
-            metric.refuse_unmeasurable(data.dev["references"])
 
 
 if __name__ == "__main__":

@@ -219,14 +219,16 @@ class _Trial:
             pad_token_id=pad_token_id(tokenizer),
             joined_length=run.data.max_length if run.train.packing else None,
         )
-        self._evaluator: Evaluator = Evaluator(
-            rows=data.dev,
-            metrics=sorted({"eval_loss", metric, *run.train.metrics}),
-            family=family,
-            tokenizer=tokenizer,
-            batch_size=run.train.eval_batch_size,
-            max_new_tokens=run.train.max_new_tokens,
-        )
+        self._evaluator: Evaluator | None = None
+        if data.dev is not None:
+            self._evaluator = Evaluator(
+                rows=data.dev,
+                metrics=sorted({"eval_loss", metric, *run.train.metrics}),
+                family=family,
+                tokenizer=tokenizer,
+                batch_size=run.train.eval_batch_size,
+                max_new_tokens=run.train.max_new_tokens,
+            )
         self._checkpoints = Checkpoints(
             folder / "checkpoint",
             run.method,
@@ -273,11 +275,15 @@ class _Trial:
             self._trackers.log_step(line)
 
     def evaluate(self) -> Evaluation:
-        """Score the model on the dev rows.
+        """Score the model on the dev rows, where there are any.
 
         Raises:
             NonFiniteLossError: The loss on dev is not finite.
         """
+        from raytune_glm.evaluate import Evaluation
+
+        if self._evaluator is None:
+            return Evaluation(values={}, answers=None)
         evaluation = self._evaluator.evaluate(
             self._engine.model, self._engine.device, in_step=self._engine.needs_all_ranks
         )
@@ -290,13 +296,17 @@ class _Trial:
         return evaluation
 
     def keep(self, state: LoopState, evaluation: Evaluation) -> None:
-        """Save a checkpoint, and the adapter and the answers where they are the best yet."""
-        value = preference(evaluation.values, self._metric)
+        """Save a checkpoint, and the adapter and the answers where they are the best yet.
+
+        Without dev rows the last one is.
+        """
+        measured = evaluation.values
+        value = preference(measured, self._metric) if measured else (float(state.step), 0.0)
         is_best = state.best is None or value > state.best
         if is_best:
             state.best = value
             state.worse_in_a_row = 0
-            if self._is_first and evaluation.answers is not None:
+            if self._is_first and self._evaluator is not None and evaluation.answers is not None:
                 write_predictions(self._folder, self._evaluator.rows, evaluation.answers)
         else:
             state.worse_in_a_row += 1

@@ -20,21 +20,21 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "raytune_glm"
 
 LAYERS = (
-    ("sweep", "ctl", "merge", "predict", "chat"),
+    ("sweep", "train", "ctl", "merge", "predict", "chat"),
     ("trials", "report"),
     ("packing",),
     ("worker", "score", "ladder", "tuned", "prediction", "conversation", "merging"),
     ("engine", "evaluate", "answering", "checkpoint"),
     ("config",),
     ("data", "methods", "tracking"),
-    ("models", "metrics", "space", "search", "schedulers"),
+    ("models", "metrics", "space", "search", "schedulers", "legacy"),
     ("errors", "log", "files", "memory", "processes", "command"),
 )
 """Packages and modules of `raytune_glm`, the highest layer first: imports go down or stay level."""
 
 HEAVY = ("torch", "transformers", "ray", "deepspeed", "peft", "datasets", "bitsandbytes")
 LIGHT_PARTS = (
-    *("config", "data", "methods", "tracking", "metrics", "space", "search"),
+    *("config", "data", "methods", "tracking", "metrics", "space", "search", "legacy"),
     *("errors", "log", "files"),
 )
 """What the check of a sweep file imports: no heavy library at module level."""

@@ -121,6 +121,7 @@ def test_check_prints_the_arithmetic_and_creates_nothing(desk: Path) -> None:
     assert 2 * int(few.replace(",", "")) == int(many.replace(",", ""))
     assert lines["step"].startswith("16 rows = 8 a pass x 1 passes x 2 worker(s), at most 3,072 t")
     assert lines["steps"] == "120 a trial"
+    assert "lengths    train rows have up to " in done.stdout
     assert lines["resources"].startswith("2 worker(s) a trial, each 1 CPU")
 
 
@@ -128,6 +129,8 @@ def test_help_says_how_to_run_it(desk: Path) -> None:
     done = run(desk, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "key.path=value" in done.stdout
+    assert "docs/sweep_file.md" in done.stdout
+    assert "exit status: 0" in done.stdout
 
 
 def test_there_are_no_options_beside_these(desk: Path) -> None:

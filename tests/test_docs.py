@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,14 +12,32 @@ from pathlib import Path
 import pytest
 
 from raytune_glm import chat, merge, predict
+from raytune_glm.data.formats import FORMATS, find_format, unread_fields
+from raytune_glm.metrics import METRICS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def test_the_page_of_settings_is_what_the_classes_say() -> None:
-    script = REPOSITORY / "scripts/make_reference.py"
-    done = subprocess.run([sys.executable, str(script), "--check"], check=False)
-    assert done.returncode == 0, "run python scripts/make_reference.py"
+@pytest.mark.parametrize("script", ["scripts/make_reference.py", "scripts/make_migration.py"])
+def test_a_page_made_from_the_code_is_what_the_code_says(script: str) -> None:
+    done = subprocess.run([sys.executable, str(REPOSITORY / script), "--check"], check=False)
+    assert done.returncode == 0, f"run python {script}"
+
+
+def test_every_row_that_the_documents_show_is_read() -> None:
+    shown = re.findall(r"```json\n(.*?)```", (REPOSITORY / "docs/data.md").read_text("utf-8"), re.S)
+    rows = [json.loads(line) for block in shown for line in block.splitlines()]
+    assert {tuple(find_format(row).fields) for row in rows} == {f.fields for f in FORMATS.values()}
+    for row in rows:
+        known = find_format(row)
+        assert list(known.read(row))
+        assert unread_fields(row, known) == []
+
+
+def test_every_metric_and_every_field_of_a_format_is_documented() -> None:
+    page = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
+    fields = {field for known in FORMATS.values() for field in known.fields + known.optional}
+    assert [name for name in sorted({*fields, *METRICS}) if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/after_training.md"])

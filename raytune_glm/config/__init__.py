@@ -5,7 +5,23 @@
 follows from it.
 """
 
-from raytune_glm.config.load import load_sweep, run_of, trial_run
+from raytune_glm.config.load import (
+    load_run,
+    load_sweep,
+    parse_run,
+    run_of,
+    trial_file,
+    trial_run,
+)
 from raytune_glm.config.tree import RunConfig, SweepConfig
 
-__all__ = ["RunConfig", "SweepConfig", "load_sweep", "run_of", "trial_run"]
+__all__ = [
+    "RunConfig",
+    "SweepConfig",
+    "load_run",
+    "load_sweep",
+    "parse_run",
+    "run_of",
+    "trial_file",
+    "trial_run",
+]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -20,10 +20,11 @@ from raytune_glm.config.load import run_of, trial_run
 from raytune_glm.config.plan import total_steps
 from raytune_glm.config.rates import names_by_rate
 from raytune_glm.config.tree import RunConfig, SweepConfig
-from raytune_glm.data import DataConfig, Split, check_files
+from raytune_glm.data import DataConfig, Split, check_files, survey_files
 from raytune_glm.errors import ConfigError, UserError
 from raytune_glm.methods import METHODS
 from raytune_glm.models import Checkpoint
+from raytune_glm.search import SearchSettings
 from raytune_glm.tracking import require_packages
 
 T = TypeVar("T")
@@ -59,6 +60,8 @@ class Plan:
     """The setting that keeps some trial from training in a pack; None where all can."""
     is_packed: bool
     """Whether trials share packs: the user's choice, or all can."""
+    remarks: tuple[str, ...]
+    """What is no fault, and what the user may not have meant."""
 
     @property
     def max_steps(self) -> int:
@@ -80,14 +83,30 @@ def check_sweep(sweep: SweepConfig) -> Plan:
         ModelError: The checkpoint cannot be used.
         DataError: A data file cannot be used.
     """
+    return _check(sweep, _check_dev)
+
+
+def check_run(run: SweepConfig) -> Plan:
+    """As `check_sweep`, of a file that searches nothing: it may do without dev rows.
+
+    Raises:
+        ConfigError: As `check_sweep`.
+        ModelError: As `check_sweep`.
+        DataError: As `check_sweep`.
+    """
+    return replace(_check(run, _check_measurable), is_packed=False)
+
+
+def _check(sweep: SweepConfig, check_dev: Callable[[SweepConfig], None]) -> Plan:
     faults: list[UserError] = []
     _attempt(faults, lambda: _check_paths(sweep))
     model = _attempt(faults, sweep.model.inspect)
-    rows = _attempt(faults, lambda: check_files(sweep.data))
-    _attempt(faults, lambda: _check_dev(sweep))
+    survey = _attempt(faults, lambda: survey_files(sweep.data))
+    _attempt(faults, lambda: check_dev(sweep))
     _attempt(faults, lambda: require_packages(sweep.run.track))
-    if model is None or rows is None or faults:
+    if model is None or survey is None or faults:
         _refuse(faults)
+    rows = survey.rows
     runs = _corner_runs(sweep)
     num_rows = _RowCounts(sweep.data, rows)
     for check in (
@@ -117,6 +136,7 @@ def check_sweep(sweep: SweepConfig) -> Plan:
         compiled_ops=frozenset(op for run in runs for op in run.deepspeed.compiled_ops),
         packing_obstacle=obstacles[0] if obstacles else None,
         is_packed=sweep.run.execution != "solo" and not obstacles,
+        remarks=survey.remarks,
     )
 
 
@@ -157,21 +177,33 @@ def _check_paths(sweep: SweepConfig) -> None:
 
 
 def _no_such(setting: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(setting, known, 1, cutoff=0.5)
+    shared = [path for path in _all_paths() if path not in known]
+    near = difflib.get_close_matches(setting, [*known, *shared], 1, cutoff=0.5)
+    if near and near[0] in shared:
+        return (
+            f"search.space.{setting}: {near[0]} is one for all trials of a sweep and cannot be "
+            "searched: write it in its section"
+        )
     hint = f": did you mean {near[0]}?" if near else ""
     return (
         f"search.space.{setting}: there is no such setting that a trial can have of its own{hint}"
     )
 
 
+def _all_paths() -> list[str]:
+    return [
+        path
+        for section in RunConfig.model_fields
+        for path in (section, *(f"{section}.{name}" for name in known_keys(RunConfig, [section])))
+    ]
+
+
 def _searchable_paths() -> list[str]:
     """Settings that a trial may have of its own."""
     return [
         path
-        for section in RunConfig.model_fields
-        if section != "run"
-        for path in (section, *(f"{section}.{name}" for name in known_keys(RunConfig, [section])))
-        if path not in _NO_TRIALS_OWN
+        for path in _all_paths()
+        if path.partition(".")[0] != "run" and path not in _NO_TRIALS_OWN
     ]
 
 
@@ -239,6 +271,19 @@ def _check_base_trainable(run: RunConfig, model: Checkpoint) -> None:
             f"method.name must be one of {', '.join(fitting)} for a checkpoint whose weights are "
             f"stored as {stored}, since those are not trained themselves, but got "
             f"name={run.method.name}: take another method, or the checkpoint that is not quantised"
+        )
+
+
+def _check_measurable(run: SweepConfig) -> None:
+    """Without dev rows a run measures nothing, and keeps what it trained last."""
+    names = {run.search.metric, *run.train.metrics} - {SearchSettings().metric}
+    if run.train.patience is not None:
+        names.add(SearchSettings().metric)
+    if names and run.data.dev is None and not run.data.dev_rows:
+        raise ConfigError(
+            "data.dev must be given, or data.dev_rows draw it from the training rows, to measure "
+            f"{', '.join(sorted(names))}: give one, or leave search.metric, "
+            "train.metrics and train.patience out"
         )
 
 

@@ -64,6 +64,13 @@ def validate(kind: type[Tree], tree: Mapping[str, Any], *, source: str) -> Tree:
 def _line(kind: type[BaseModel], fault: Any) -> str:
     location, untagged = fault["loc"], _without_tags(kind, fault["loc"])
     where = f"{'.'.join(map(str, untagged))}: " if untagged else ""
+    if fault["type"] == "extra_forbidden" and (owners := _variants_with(kind, location)):
+        *_, chosen, _ = location
+        section = ".".join(map(str, untagged[:-1]))
+        return (
+            f"{where}is a setting of {' and '.join(owners)}, not of {chosen}: leave it out, or "
+            f"begin the section anew by {section}={{name: {chosen}}}"
+        )
     if fault["type"] == "extra_forbidden":
         return f"{where}there is no such key{_hint(location[-1], known_keys(kind, location[:-1]))}"
     if fault["type"] in _RULES:
@@ -74,6 +81,19 @@ def _line(kind: type[BaseModel], fault: Any) -> str:
     if isinstance(fault["input"], dict) or "but got" in message:
         return where + message
     return f"{where}{message}, but got {fault['input']!r}"
+
+
+def _variants_with(kind: Any, location: tuple[int | str, ...]) -> list[Any]:
+    """The other variants of a tagged union that have the setting which the chosen one lacks."""
+    if len(location) < 2:
+        return []
+    *path, chosen, key = location
+    for part in path:
+        kind, _ = _below(kind, part)
+    variants = {_tag(model): model for model in _models_in(kind)}
+    if chosen not in variants:
+        return []
+    return [tag for tag, model in variants.items() if tag and key in model.model_fields]
 
 
 def _hint(written: Any, known: list[str]) -> str:

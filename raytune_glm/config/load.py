@@ -57,11 +57,60 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:
     Raises:
         ConfigError: Every fault found, one a line, each with its path in the tree.
     """
-    tree = _read(path)
+    return parse_sweep(_read(path, "sweep file"), overrides, source=str(path))
+
+
+def load_run(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:
+    """Read a run file: a sweep file that searches nothing. Of `search` only `metric` counts.
+
+    See `load_sweep` for arguments, result and what is raised.
+
+    Raises:
+        ConfigError: As `load_sweep`, or the file has something to search.
+    """
+    return parse_run(_read(path, "run file"), overrides, source=str(path))
+
+
+def parse_run(text: str, overrides: Iterable[str] = (), *, source: str) -> SweepConfig:
+    """As `load_run`, of the text of a file; `source` is what messages call it."""
+    run = parse_sweep(text, overrides, source=source)
+    if run.search.space:
+        raise ConfigError(
+            "search.space must be empty where one configuration is trained, but "
+            f"{source} searches {', '.join(run.search.space)}: add search.space={{}} to train the "
+            "file's own settings, or search with python -m raytune_glm.sweep"
+        )
+    if "name" in run.run.model_fields_set:
+        return run
+    return run.model_copy(update={"run": run.run.model_copy(update={"name": "run"})})
+
+
+def parse_sweep(text: str, overrides: Iterable[str] = (), *, source: str) -> SweepConfig:
+    """As `load_sweep`, of the text of a file; `source` is what messages call it."""
+    tree = _parse(text, source)
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{source} must hold a mapping with the sections of a sweep, but got {tree!r}"
+        )
     for override in overrides:
         set_path(tree, *parse_override(override))
-    sweep = validate(SweepConfig, tree, source=str(path))
-    return _with_absolute_paths(sweep)
+    for path in _CHOSEN_BY_NAME:
+        _name_alone(tree, path)
+    return _with_absolute_paths(validate(SweepConfig, tree, source=source))
+
+
+_CHOSEN_BY_NAME = ("method", "search.sampler", "search.scheduler")
+"""Sections that are one of several, told by their `name`; a name alone stands for its defaults."""
+
+
+def _name_alone(tree: dict[str, Any], path: str) -> None:
+    """Read `search.sampler: random` as `search.sampler: {name: random}`."""
+    *sections, key = path.split(".")
+    node: Any = tree
+    for section in sections:
+        node = node.get(section) if isinstance(node, dict) else None
+    if isinstance(node, dict) and isinstance(node.get(key), str):
+        node[key] = {"name": node[key]}
 
 
 def parse_override(written: str) -> tuple[str, Any]:
@@ -76,21 +125,15 @@ def parse_override(written: str) -> tuple[str, Any]:
     return key, _parse(text, f"the value of the override {written!r}")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, kind: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, (p.name for p in path.parent.glob("*.yaml")), 1)
         hint = f": did you mean {path.parent / near[0]}?" if near else ""
-        raise ConfigError(f"there is no sweep file {path}{hint}") from None
+        raise ConfigError(f"there is no {kind} {path}{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the sweep file {path} cannot be read: {error}") from None
-    tree = _parse(text, str(path))
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path} must hold a mapping with the sections of a sweep, but got {tree!r}"
-        )
-    return tree
+        raise ConfigError(f"the {kind} {path} cannot be read: {error}") from None
 
 
 def _parse(text: str, source: str) -> Any:
@@ -158,6 +201,20 @@ def trial_run(base: RunConfig, overrides: Overrides) -> RunConfig:
     for path, value in overrides.items():
         set_path(tree, path, value)
     return _with_absolute_paths(validate(RunConfig, tree, source="the trial"))
+
+
+def trial_file(run: RunConfig, *, trial: str, metric: str) -> str:
+    """Write a trial as the text of a run file, with results of its own.
+
+    Args:
+        run: The trial.
+        trial: Name of its folder.
+        metric: What the sweep optimizes.
+    """
+    tree = run.model_dump(mode="json")
+    tree["run"]["name"] = f"{run.run.name}-{trial}"
+    tree["search"] = {"metric": metric}
+    return yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)
 
 
 def _with_absolute_paths(config: Run) -> Run:

@@ -128,6 +128,8 @@ class TrainSettings(_Section):
     and back to a tenth in a line."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps in which the learning rate rises in a line from 0 to its peak."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps in which it rises, in place of that share."""
     group_by_length: bool = False
     """Batches of rows of like length, drawn from 50 batches at a time: less padding, rows in a less
     random order."""
@@ -188,6 +190,12 @@ class TrainSettings(_Section):
                 "to save"
             )
         return self
+
+    def warmup_share(self, total_steps: int) -> float:
+        """Give the share of a trial's steps in which the learning rate rises."""
+        if self.warmup_steps is None:
+            return self.warmup_ratio
+        return min(1.0, self.warmup_steps / total_steps)
 
     def peak_rate(self, pattern: str | None = None) -> float:
         """Give the peak learning rate under a pattern of `learning_rates`, or that of the rest."""
@@ -323,7 +331,8 @@ class RunConfig(_Section):
             raise ValueError(
                 "train.batch_size must be a multiple of train.micro_batch_size x run.num_workers, "
                 f"but got batch_size={self.train.batch_size} with {self.train.micro_batch_size} x "
-                f"{self.run.num_workers} = {step}: lower micro_batch_size or change batch_size"
+                f"{self.run.num_workers} = {step}: lower train.micro_batch_size, or change "
+                "train.batch_size or run.num_workers"
             )
         return self
 

@@ -6,7 +6,7 @@ Which token carries loss, and how an overlong row is cut, is the model family's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,9 +100,22 @@ class SplitEncoder:
                 # Given, or `datasets` would pickle the tokenizer to work one out.
                 new_fingerprint=path.stem,
             )
-        stats = SplitStats(**self._counts | {"rows_read": len(rows)})
+        stats = self._stats(rows)
         self._refuse_useless(stats)
         return stats
+
+    def measure(self, rows: Sequence[Row]) -> SplitStats:
+        """Encode rows and keep nothing of them but the counts.
+
+        Raises:
+            DataError: A row cannot be encoded.
+        """
+        for row in rows:
+            self._encode(row)
+        return self._stats(rows)
+
+    def _stats(self, rows: Sequence[Row]) -> SplitStats:
+        return SplitStats(**self._counts | {"rows_read": len(rows)})
 
     def _encode(self, row: Row) -> dict[str, Any] | None:
         """Encode one row into its columns; None where it is to be left out."""

@@ -277,6 +277,17 @@ def find_format(record: Mapping[str, Any]) -> Format:
     return known
 
 
+_OF_THE_CONVERSATION = frozenset({"history", "system", "tools", "input", "context"})
+"""Fields that say something to the model, in one format or another, where they are not empty."""
+
+
+def unread_fields(record: Mapping[str, Any], known: Format) -> list[str]:
+    """Give the fields of a row that would say something to the model, and that its format lacks."""
+    own = known.fields + known.optional
+    strangers = _OF_THE_CONVERSATION & record.keys() - set(own)
+    return sorted(field for field in strangers if record[field])
+
+
 def _unknown(record: Mapping[str, Any]) -> str:
     """Word the fault of a row of no format: which field is missing, or which formats there are."""
     partial = {

@@ -7,10 +7,11 @@ a few megabytes are checked in well under a second. Read next: `encoding`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from raytune_glm.data.formats import FormatError, describe, find_format
+from raytune_glm.data.formats import FormatError, describe, find_format, unread_fields
 from raytune_glm.data.places import hub_records, is_hub, local_files, parse_hub, split_places
 from raytune_glm.data.records import Fault, Record, read_records, refuse
 from raytune_glm.data.settings import SPLITS, DataConfig, Split
@@ -63,11 +64,64 @@ def check_files(config: DataConfig) -> dict[Split, int]:
     Raises:
         DataError: As `read_splits`.
     """
-    rows = _read(config, with_hub=False)
+    return dict(survey_files(config).rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What there is in the local files."""
+
+    rows: Mapping[Split, int]
+    """Rows of each split; see `check_files`."""
+    remarks: tuple[str, ...]
+    """What is no fault, and what the user may not have meant."""
+
+
+def survey_files(config: DataConfig) -> Survey:
+    """Check the local files as `check_files` does, and remark what looks unmeant.
+
+    Raises:
+        DataError: As `read_splits`.
+    """
+    unread: Counter[tuple[Split, str]] = Counter()
+    rows = _read(config, with_hub=False, unread=unread)
     for split, places in split_places(config).items():
         if any(map(is_hub, places)):
             del rows[split]
-    return {split: len(found) for split, found in _divide(rows, config).items()}
+    divided = _divide(rows, config)
+    remarks = [
+        f"{count} row(s) of data.{split} have the field `{field}`, which the format of these rows "
+        "does not have: it is left aside (docs/data.md)"
+        for (split, field), count in unread.items()
+    ]
+    return Survey(
+        rows={split: len(found) for split, found in divided.items()},
+        remarks=(*remarks, *_remark_empty_answers(divided), *_remark_shared_rows(divided)),
+    )
+
+
+def _remark_empty_answers(rows: Mapping[Split, list[Row]]) -> Iterator[str]:
+    for split, found in rows.items():
+        empty = [row for row in found if not row.references[0].strip()]
+        if empty:
+            first = f"{empty[0].file}, line {empty[0].line}"
+            yield (
+                f"{len(empty)} of the {len(found)} rows of data.{split} have an empty answer, the "
+                f"first one in {first}: they teach the model to say nothing"
+            )
+
+
+def _remark_shared_rows(rows: Mapping[Split, list[Row]]) -> Iterator[str]:
+    """Held-out rows that are trained on tell nothing."""
+    trained = {row.messages for row in rows.get("train", ())}
+    for split in ("dev", "test"):
+        held_out = rows.get(split, ())
+        shared = sum(row.messages in trained for row in held_out)
+        if shared:
+            yield (
+                f"{shared} of the {len(held_out)} rows of data.{split} stand in data.train, too: "
+                "scores on them say what was learnt by heart"
+            )
 
 
 def _places(config: DataConfig) -> dict[Split, tuple[str, ...]]:
@@ -75,22 +129,30 @@ def _places(config: DataConfig) -> dict[Split, tuple[str, ...]]:
     return {split: named for split in SPLITS if (named := places[split]) is not None}
 
 
-def _read(config: DataConfig, *, with_hub: bool) -> dict[Split, list[Row]]:
+def _read(
+    config: DataConfig, *, with_hub: bool, unread: Counter[tuple[Split, str]] | None = None
+) -> dict[Split, list[Row]]:
+    """Read the rows of all places; in `unread`, count fields that a row's format does not read."""
     faults: list[Fault] = []
     rows: dict[Split, list[Row]] = {}
     for split, places in split_places(config).items():
         rows[split] = []
+        fields: list[str] = []
         for place in places:
             if not is_hub(place):
                 for file in local_files(place, faults):
-                    rows[split] += _rows(read_records(file, faults), str(file), faults)
+                    rows[split] += _rows(read_records(file, faults), str(file), faults, fields)
             elif (hub := parse_hub(place, split, faults)) and with_hub:
-                rows[split] += _rows(hub_records(hub), place, faults)
+                rows[split] += _rows(hub_records(hub), place, faults, fields)
+        if unread is not None:
+            unread.update((split, field) for field in fields)
     refuse(faults)
     return rows
 
 
-def _rows(records: Iterable[Record], file: str, faults: list[Fault]) -> Iterator[Row]:
+def _rows(
+    records: Iterable[Record], file: str, faults: list[Fault], unread: list[str]
+) -> Iterator[Row]:
     """Turn records into rows; what is wrong with one becomes a fault."""
     num_faults, empty = len(faults), True
     for record in records:
@@ -98,10 +160,12 @@ def _rows(records: Iterable[Record], file: str, faults: list[Fault]) -> Iterator
         try:
             if not isinstance(record.value, dict):
                 raise FormatError(f"the row must be an object, but is {describe(record.value)}")
-            examples = list(find_format(record.value).read(record.value))
+            known = find_format(record.value)
+            examples = list(known.read(record.value))
         except FormatError as error:
             faults.append(Fault(file=file, line=record.line, problem=str(error)))
             continue
+        unread += unread_fields(record.value, known)
         for example in examples:
             answer = Message(role="assistant", parts=example.answers[:1])
             yield Row(

@@ -52,14 +52,26 @@ def refuse(faults: list[Fault]) -> None:
         faults: What was found; a fault found twice (a file named twice) is told once.
 
     Raises:
-        DataError: There is a fault. One line each, the first `SHOWN_FAULTS` of them.
+        DataError: There is a fault. One line for each kind in a file, the first `SHOWN_FAULTS`.
     """
     if not faults:
         return
-    lines = [str(fault) for fault in dict.fromkeys(faults)]
+    alike: dict[tuple[str, str], list[Fault]] = {}
+    for fault in dict.fromkeys(faults):
+        alike.setdefault((fault.file, fault.problem), []).append(fault)
+    lines = [_told(found) for found in alike.values()]
     if len(lines) > SHOWN_FAULTS:
         lines = [*lines[:SHOWN_FAULTS], f"... and {len(lines) - SHOWN_FAULTS} more like these"]
     raise DataError("\n".join(lines))
+
+
+def _told(alike: list[Fault]) -> str:
+    """Word one fault of several lines of a file."""
+    first, more = alike[0], len(alike) - 1
+    if not more:
+        return str(first)
+    lines = "line" if more == 1 else "lines"
+    return f"{first.file}, line {first.line} and {more} more {lines}: {first.problem}"
 
 
 def read_records(path: Path, faults: list[Fault]) -> Iterator[Record]:

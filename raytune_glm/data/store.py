@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,6 +87,32 @@ def encode_splits(
         log.info("encoded the data into %s", folder)
         _log_stats(encoded.stats)
     return encoded
+
+
+def measure_splits(
+    config: DataConfig, *, family: Family, tokenizer: PreTrainedTokenizerBase, most_rows: int
+) -> dict[Split, SplitStats]:
+    """Find out what encoding would do to the rows of the local files, without writing anything.
+
+    Args:
+        config: The `data` section.
+        family: Says how a row becomes tokens.
+        tokenizer: The family's tokenizer.
+        most_rows: Of a split with more rows, so many are encoded, evenly spread over it.
+
+    Returns:
+        The counts over the rows encoded; none where rows are on the hub.
+
+    Raises:
+        DataError: A row cannot be used.
+    """
+    if any(is_hub(place) for places in split_places(config).values() for place in places):
+        return {}
+    stats = {}
+    for split, found in read_splits(config).items():
+        encoder = SplitEncoder(config=config, split=split, family=family, tokenizer=tokenizer)
+        stats[split] = encoder.measure(found[:: math.ceil(len(found) / most_rows)])
+    return stats
 
 
 def load_encoded(folder: Path) -> EncodedData:

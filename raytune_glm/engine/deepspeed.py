@@ -81,7 +81,7 @@ class DeepSpeedEngine:
                     step,
                     schedule=run.train.schedule,
                     total_steps=total_steps,
-                    warmup_ratio=run.train.warmup_ratio,
+                    warmup_ratio=run.train.warmup_share(total_steps),
                 ),
             )
 

@@ -29,7 +29,8 @@ def _flat(progress: float) -> float:
 
 def num_warmup_steps(total_steps: int, warmup_ratio: float) -> int:
     """Steps of the warm-up: the ratio of all steps, rounded up, and never all of them."""
-    return min(math.ceil(total_steps * warmup_ratio), total_steps - 1)
+    # Rounded first: 388 x (100 / 388) is a hair above 100 in floating point, and not a step more.
+    return min(math.ceil(round(total_steps * warmup_ratio, 9)), total_steps - 1)
 
 
 def _after_rising(

@@ -21,10 +21,8 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from raytune_glm import files
-from raytune_glm.config import RunConfig, trial_run
+from raytune_glm.config import RunConfig, trial_file, trial_run
 from raytune_glm.packing.runner import Attach, Close, Leave, PackRunner, Score
 
 log = logging.getLogger(__name__)
@@ -101,10 +99,8 @@ class _Talk:
     def _attach(self, key: str, asked: dict[str, Any]) -> None:
         run = trial_run(RunConfig.model_validate(asked["base"]), asked["overrides"])
         folder = Path(asked["folder"])
-        files.write_text(
-            folder / "config.yaml",
-            yaml.safe_dump(run.model_dump(mode="json"), allow_unicode=True, sort_keys=False),
-        )
+        text = trial_file(run, trial=folder.name, metric=asked["metric"])
+        files.write_text(folder / "config.yaml", text)
         self._runner.inbox.put(
             Attach(
                 key=key,

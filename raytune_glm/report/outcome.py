@@ -126,7 +126,7 @@ def write_outcome(
     told = ", ".join(
         f"{metric.name}={s[metric.name]:.4f} on {split}" for split, s in scores.items()
     )
-    _warn_of_other_loss(best, receipt, sweep, console)
+    warn_of_other_loss(best, receipt, sweep, console)
     if confirmation is not None:
         if confirmation.trials:
             console.print(to_table(*confirmed_table(confirmation), width=console.width))
@@ -134,7 +134,7 @@ def write_outcome(
     for name, text in {
         "winner": f"trial {best.number}, {told}",
         "adapter": f"{folder}  ({_format(folder)})",
-        "again": f"python -m raytune_glm.sweep {results.root / 'best.yaml'}",
+        "again": f"python -m raytune_glm.train {results.root / 'best.yaml'}",
         "results": f"{results.root}  (leaderboard.md, summary.json, trials.jsonl, study.db)",
     }.items():
         console.print(f"{name:<11} {text}", highlight=False, markup=False)
@@ -152,9 +152,10 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2, "fp16": 3e-2}
 """How far a reloaded adapter's loss may be from the leaderboard's: what rounding explains."""
 
 
-def _warn_of_other_loss(
+def warn_of_other_loss(
     best: TrialRow, receipt: Scores, sweep: SweepConfig, console: Console
 ) -> None:
+    """Tell where a reloaded adapter gives another loss than its trial reported."""
     if "dev" not in receipt:
         return
     reported, reloaded = best.metrics["best"]["eval_loss"], receipt["dev"]["eval_loss"]

@@ -1,4 +1,4 @@
-"""What a sweep is about to do, in figures, for `--check` and for the head of a run."""
+"""What a sweep or a run is about to do, in figures, for `--check` and for the head of a run."""
 
 from __future__ import annotations
 
@@ -8,31 +8,61 @@ from raytune_glm.config.check import Plan
 
 def describe_plan(sweep: SweepConfig, plan: Plan) -> str:
     """The derived arithmetic of a sweep, some lines of text."""
-    train, run, search = sweep.train, sweep.run, sweep.search
-    shape = plan.model.shape
-    most = plan.trainable[1]
-    lines = {
-        "sweep": f"{run.name}, results in {run.folder}",
-        "model": f"{sweep.model.path} ({plan.model.family.name}), "
-        f"{shape.total_parameters:,} parameters, {sweep.model.precision}"
-        + (f", {sweep.model.quantization}" if sweep.model.quantization else ""),
+    search = sweep.search
+    trials = (
+        f"{search.num_trials} by {search.sampler.name} and {search.scheduler.name}, "
+        f"for {search.metric} on dev"
+    )
+    head = {
+        "sweep": _place(sweep),
+        **_base(sweep, plan),
+        "trials": trials,
+        "execution": _execution(sweep, plan),
+    }
+    return _text(head, sweep, plan, of=" a trial")
+
+
+def describe_run(run: SweepConfig, plan: Plan) -> str:
+    """The derived arithmetic of a run that is trained alone, some lines of text."""
+    keeps = (
+        f"the best step by {run.search.metric} on dev" if "dev" in plan.rows else "the last step"
+    )
+    method = f"{run.method.name}, keeps {keeps}"
+    return _text({"run": _place(run), **_base(run, plan), "method": method}, run, plan, of="")
+
+
+def _place(sweep: SweepConfig) -> str:
+    return f"{sweep.run.name}, results in {sweep.run.folder}"
+
+
+def _base(sweep: SweepConfig, plan: Plan) -> dict[str, str]:
+    total = plan.model.shape.total_parameters
+    quantization = f", {sweep.model.quantization}" if sweep.model.quantization else ""
+    return {
+        "model": f"{sweep.model.path} ({plan.model.family.name}), {total:,} parameters, "
+        f"{sweep.model.precision}{quantization}",
         "data": ", ".join(f"{split} {count:,} rows" for split, count in plan.rows.items()),
-        "trials": f"{search.num_trials} by {search.sampler.name} and {search.scheduler.name}, "
-        f"for {search.metric} on dev",
+    }
+
+
+def _text(head: dict[str, str], sweep: SweepConfig, plan: Plan, *, of: str) -> str:
+    train, run = sweep.train, sweep.run
+    total, most = plan.model.shape.total_parameters, plan.trainable[1]
+    lines = head | {
         "trainable": f"{_span(plan.trainable)} parameters, "
-        f"at most {100 * most / shape.total_parameters:.4g} % of the base's",
+        f"at most {100 * most / total:.4g} % of the base's",
         "step": f"{train.batch_size} rows = {train.micro_batch_size} a pass x "
         f"{sweep.gradient_accumulation_steps} passes x {run.num_workers} worker(s), "
         f"at most {_span(plan.tokens_per_step)} tokens",
-        "steps": f"{_span(plan.steps)} a trial",
-        "execution": _execution(sweep, plan),
+        "steps": f"{_span(plan.steps)}{of}",
         "resources": "each pack host all CPUs of its node, or a GPU and its share of them"
         if plan.is_packed
-        else f"{run.num_workers} worker(s) a trial, each {run.cpus_per_worker:g} CPU"
+        else f"{run.num_workers} worker(s){of}, each {run.cpus_per_worker:g} CPU"
         + (" and a GPU where there is one" if run.gpus_per_worker is None else "")
         + (f" and {run.gpus_per_worker:g} GPU" if run.gpus_per_worker else ""),
     }
-    return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
+    said = [*lines.items(), *(("note", remark) for remark in plan.remarks)]
+    return "\n".join(f"{name:<10} {text}" for name, text in said)
 
 
 def _execution(sweep: SweepConfig, plan: Plan) -> str:

@@ -1,11 +1,12 @@
-"""`sweep.yaml`: the resolved configuration of a results folder, and what a resume may change."""
+"""`sweep.yaml`, `run.yaml`: a folder's resolved configuration, and what a resume may change."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import yaml
 
 from raytune_glm import files
-from raytune_glm.config import SweepConfig
 from raytune_glm.config.load import flat
 from raytune_glm.errors import ConfigError
 from raytune_glm.trials.records import ResultsFolder
@@ -34,16 +35,25 @@ def _is_free(path: str) -> bool:
     return any(path == free or path.startswith(f"{free}.") for free in FREE)
 
 
-def write_settings(results: ResultsFolder, sweep: SweepConfig) -> None:
+def write_settings(results: ResultsFolder, tree: dict[str, Any]) -> None:
     """Write the resolved configuration, or make sure that it is the one that is there.
 
     A folder in which no trial has begun holds nothing to mix with, and is taken over.
 
+    Args:
+        results: The folder.
+        tree: Section -> setting -> value.
+
     Raises:
-        ConfigError: The folder holds another sweep.
+        ConfigError: The folder holds another sweep, or another run.
     """
-    tree = sweep.model_dump(mode="json")
-    path = results.root / "sweep.yaml"
+    path = results.settings
+    for other in (ResultsFolder(results.root), ResultsFolder(results.root, alone=True)):
+        if other.settings != path and other.settings.exists() and other.has_trials():
+            raise ConfigError(
+                f"{results.root} holds what another command trained ({other.settings.name}), which "
+                "this one would mix with: choose another run.name"
+            )
     if not results.has_trials():
         for study in (results.study, results.journal):
             study.unlink(missing_ok=True)
@@ -57,7 +67,7 @@ def write_settings(results: ResultsFolder, sweep: SweepConfig) -> None:
         ]
         if changed:
             raise ConfigError(
-                f"{results.root} holds a sweep with other settings, which this one would mix "
+                f"{results.root} was made with other settings, which these would mix "
                 "with:\n" + "\n".join(changed) + "\nchoose another run.name, or remove the folder"
             )
     text = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)

@@ -33,9 +33,23 @@ def write_winner(results: ResultsFolder, sweep: SweepConfig, row: TrialRow) -> P
     text = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)
     files.write_text(results.root / "best.yaml", head + text)
 
-    adapter = best_adapter(results.trial(row.id) / "checkpoint", step=row.best_step)
+    return publish_adapter(results.trial(row.id) / "checkpoint", row.best_step, results.root)
+
+
+def publish_adapter(checkpoint: Path, step: int | None, root: Path) -> Path:
+    """Copy a trial's best adapter to `best/` in a results folder, which is replaced whole.
+
+    Args:
+        checkpoint: The trial's checkpoint folder.
+        step: The step of its best evaluation.
+        root: The results folder.
+
+    Returns:
+        The folder `best/`.
+    """
+    adapter = best_adapter(checkpoint, step=step)
     assert adapter is not None, "a trial with a best evaluation has its adapter"
-    best, fresh, stale = (results.root / name for name in ("best", ".best.new", ".best.old"))
+    best, fresh, stale = (root / name for name in ("best", ".best.new", ".best.old"))
     for leftover in (fresh, stale):
         shutil.rmtree(leftover, ignore_errors=True)
     shutil.copytree(adapter, fresh)

@@ -28,7 +28,7 @@ from raytune_glm.search.pairs import changeable
 from raytune_glm.search.quantities import QUANTITIES, excess, measured
 from raytune_glm.search.schedulers import STEP, PBTSettings
 from raytune_glm.trials.history import ORIGIN
-from raytune_glm.trials.records import ResultsFolder, State, TrialRow
+from raytune_glm.trials.records import ResultsFolder, State, TrialRow, trial_row
 from raytune_glm.trials.study import SweepStudy, open_study
 from raytune_glm.trials.variants import Dues, Use
 
@@ -421,28 +421,15 @@ class Ledger:
     def _write_row(
         self, live: LiveTrial, state: State, error: str | None, note: str | None
     ) -> TrialRow:
-        last = live.reports[-1] if live.reports else {}
-        best = self._best(live.reports)
-        start = last.get("first_step_at")
-        row = TrialRow(
+        row = trial_row(
+            live.reports,
+            best=self._best(live.reports),
+            chosen_at=live.chosen_at,
             number=live.number,
             id=live.id,
             state=state,
             params=live.params,
-            metrics={
-                "final": _scores(last),
-                "best": _scores(best or {}),
-            },
-            best_step=best[STEP] if best else None,
-            steps=last.get(STEP, 0),
-            seconds=last.get("seconds"),
-            device_seconds=last.get("device_seconds"),
-            start_seconds=None if start is None else max(0.0, start - live.chosen_at),
-            tokens_per_second=last.get("tokens_per_second"),
-            peak_memory_bytes=last.get("peak_memory_bytes"),
-            trainable_parameters=last.get("trainable_parameters"),
             ladder=ladder.changes_of(self._results.trial(live.id)),
-            execution=last.get("execution", "solo"),
             parent=None if live.parent is None else live.parent["number"],
             error=error,
             note=note,
@@ -458,7 +445,3 @@ def _beyond(values: Mapping[str, Any], limits: Mapping[str, float]) -> str | Non
             side = "at most" if QUANTITIES[name].direction == "min" else "at least"
             return f"{name} is {values[name]:g}, while search.limits wants {side} {limit:g}"
     return None
-
-
-def _scores(report: Mapping[str, Any]) -> dict[str, float]:
-    return {name: report[name] for name in ("train_loss", *METRICS) if name in report}

@@ -12,7 +12,6 @@ import logging
 import time
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 
 from raytune_glm import files, memory
 from raytune_glm.processes import ProcessMark
@@ -31,22 +30,22 @@ class _Worker:
     attempt: str
 
 
-def enter_device(folder: Path, *, attempt: str, whole_gpu: bool) -> None:
+def enter_device(results: ResultsFolder, *, trial: str, attempt: str, whole_gpu: bool) -> None:
     """Wait until the device of the worker that calls is empty, and mark the worker as being on it.
 
     Args:
-        folder: The trial's folder.
+        results: The results folder that the trial is in.
+        trial: Name of the trial's folder.
         attempt: The attempt at the trial that this worker is a part of.
         whole_gpu: Whether the worker has a GPU that it shares with no other.
     """
-    results = ResultsFolder(folder.parents[1])
-    wait_for_former_workers(results, trial=folder.name, attempt=attempt)
+    wait_for_former_workers(results, trial=trial, attempt=attempt)
     if whole_gpu:
         memory.wait_for_free_gpu()
     process = ProcessMark.of_this().as_json()
     files.write_json(
         results.workers / f"{uuid.uuid4().hex}.json",
-        {"process": process, "trial": folder.name, "attempt": attempt},
+        {"process": process, "trial": trial, "attempt": attempt},
     )
 
 

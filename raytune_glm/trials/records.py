@@ -12,6 +12,7 @@ Read next: `bridge`, which makes the trials, and `raytune_glm.report`, which rea
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from pydantic import BaseModel, ConfigDict
 
 from raytune_glm import files
 from raytune_glm.errors import ConfigError
+from raytune_glm.metrics import METRICS
+from raytune_glm.search.schedulers import STEP
 
 
 class State(str, Enum):
@@ -73,20 +76,58 @@ class TrialRow(BaseModel):
     """Why a complete trial has not taken all its steps."""
 
 
-class ResultsFolder:
-    """Paths and lines of one sweep's results."""
+def trial_row(
+    reports: Sequence[Mapping[str, Any]],
+    *,
+    best: Mapping[str, Any] | None,
+    chosen_at: float,
+    **known: Any,
+) -> TrialRow:
+    """Sum up a finished trial.
 
-    def __init__(self, root: Path, *, data: Path | None = None) -> None:
+    Args:
+        reports: Its evaluations, in order.
+        best: The best of them.
+        chosen_at: When it was chosen, in seconds since 1970.
+        known: The fields of the row that reports do not tell.
+    """
+    last = reports[-1] if reports else {}
+    start = last.get("first_step_at")
+    return TrialRow(
+        metrics={"final": _scores(last), "best": _scores(best or {})},
+        best_step=best[STEP] if best else None,
+        steps=last.get(STEP, 0),
+        seconds=last.get("seconds"),
+        device_seconds=last.get("device_seconds"),
+        start_seconds=None if start is None else max(0.0, start - chosen_at),
+        tokens_per_second=last.get("tokens_per_second"),
+        peak_memory_bytes=last.get("peak_memory_bytes"),
+        trainable_parameters=last.get("trainable_parameters"),
+        execution=last.get("execution", "solo"),
+        **known,
+    )
+
+
+def _scores(report: Mapping[str, Any]) -> dict[str, float]:
+    return {name: report[name] for name in ("train_loss", *METRICS) if name in report}
+
+
+class ResultsFolder:
+    """Paths and lines of the results of one sweep, or of a run that is trained alone."""
+
+    def __init__(self, root: Path, *, data: Path | None = None, alone: bool = False) -> None:
         """Use `root`, made if it is not there.
 
         Args:
             root: The folder.
             data: Where encoded data is kept, if not inside.
+            alone: Whether it is a run's, whose files lie in `root` itself.
 
         Raises:
             ConfigError: It cannot be made.
         """
         self.root = root
+        self._alone = alone
         self.data = data or root / "data"
         """Encoded data that all trials read."""
         try:
@@ -117,12 +158,19 @@ class ResultsFolder:
         """Marks of the processes that are on a device."""
         return self.root / "workers"
 
+    @property
+    def settings(self) -> Path:
+        """The resolved configuration."""
+        return self.root / ("run.yaml" if self._alone else "sweep.yaml")
+
     def trial(self, trial_id: str) -> Path:
         """Folder of one trial."""
-        return self.root / "trials" / trial_id
+        return self.root if self._alone else self.root / "trials" / trial_id
 
     def has_trials(self) -> bool:
         """Whether any trial has begun here, at this run of the sweep or an earlier one."""
+        if self._alone:
+            return (self.root / "metrics.jsonl").exists() or (self.root / "checkpoint").exists()
         return self.trials.exists() or (self.root / "trials").exists()
 
     def rows(self) -> list[TrialRow]:

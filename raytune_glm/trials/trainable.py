@@ -2,7 +2,8 @@
 
 A trial that runs out of memory goes down the ladder here: its workers end, which frees all that
 they held, and others start on the next rung. This is the one file that knows how reports travel
-from a Ray Train worker to Ray Tune. Read next: `raytune_glm.worker`.
+from a Ray Train worker to Ray Tune. A run that is trained alone (`alone`) starts the same workers
+without Ray Tune. Read next: `raytune_glm.worker`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import math
 import os
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytune_glm import files, ladder
-from raytune_glm.config import RunConfig, trial_run
+from raytune_glm.config import RunConfig, trial_file, trial_run
 from raytune_glm.search.schedulers import STEP
 
 if TYPE_CHECKING:
+    from ray.train import UserCallback
     from ray.train.torch import TorchConfig
 
 Ending = dict[str, str]
@@ -31,15 +33,51 @@ def run_trial(config: dict[str, Any]) -> None:
     """Run one trial to its end; Ray Tune calls it in a process of its own.
 
     Args:
-        config: `base` (the run as written), `overrides`, `folder` (of the trial), `resources` (of a
-            worker), `metric`, `data_cache`, `ray_folder`, `from_step` (at which a copy of another
-            trial began, else 0): plain data.
+        config: `base` (the run as written) and `overrides`, beside what `train_down_the_ladder`
+            takes.
     """
     from ray import tune
+    from ray.tune.integration.ray_train import TuneReportCallback
 
+    def listener(run: RunConfig) -> UserCallback:
+        folder = Path(config["folder"])
+        text = trial_file(run, trial=folder.name, metric=config["metric"])
+        files.write_text(folder / "config.yaml", text)
+        return TuneReportCallback()
+
+    ending = train_down_the_ladder(
+        trial_run(RunConfig.model_validate(config["base"]), config["overrides"]),
+        config,
+        listener=listener,
+        retried=lambda changes: tune.report({"retry": changes}),
+    )
+    if ending is not None:
+        tune.report({"ending": ending})
+
+
+def train_down_the_ladder(
+    chosen: RunConfig,
+    config: Mapping[str, Any],
+    *,
+    listener: Callable[[RunConfig], UserCallback],
+    retried: Callable[[dict[str, Any]], None],
+) -> Ending | None:
+    """Train a run with Ray Train, on a lower rung of the ladder where memory does not suffice.
+
+    Args:
+        chosen: The run as it was chosen.
+        config: `results` and `folder` (of the run in it), `resources` (of a worker), `metric`,
+            `data_cache`, `ray_folder`, `from_step` (at which a copy of another trial began, else
+            0): plain data.
+        listener: Makes what hears the reports of workers with the settings that it is given, in a
+            process of Ray Train's.
+        retried: Told of what each rung changes.
+
+    Returns:
+        Why the run ended before its last step; None where it came to it, or was stopped.
+    """
     from raytune_glm.worker import ENDING, NO_ROOM, read_ending
 
-    chosen = trial_run(RunConfig.model_validate(config["base"]), config["overrides"])
     folder = Path(config["folder"])
     left = read_ending(folder)
     if left is not None and left["state"] == NO_ROOM:
@@ -47,38 +85,33 @@ def run_trial(config: dict[str, Any]) -> None:
     while True:
         run = ladder.applied(chosen, folder)
         # One that is there already is of an attempt whose end a kill kept from being seen.
-        ending = read_ending(folder) or _attempt(run, config)
-        if ending is None:
-            return
-        if ending["state"] == "INFEASIBLE":
-            on_gpu = config["resources"].get("GPU", 0) > 0
-            changes = ladder.descend(run, folder, ending["error"], on_gpu=on_gpu)
-            if changes is not None:
-                (folder / ENDING).unlink(missing_ok=True)
-                tune.report({"retry": changes})
-                continue
-        tune.report({"ending": ending})
-        return
+        ending = read_ending(folder) or _attempt(run, config, listener(run))
+        if ending is None or ending["state"] != "INFEASIBLE":
+            return ending
+        on_gpu = config["resources"].get("GPU", 0) > 0
+        changes = ladder.descend(run, folder, ending["error"], on_gpu=on_gpu)
+        if changes is None:
+            return ending
+        (folder / ENDING).unlink(missing_ok=True)
+        retried(changes)
 
 
-def _attempt(run: RunConfig, config: dict[str, Any]) -> Ending | None:
+def _attempt(run: RunConfig, config: Mapping[str, Any], callback: UserCallback) -> Ending | None:
     """Train from the last checkpoint with `run`'s settings; None where all went to the end."""
     import ray.train
-    import yaml
     from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
 
     from raytune_glm.worker import read_ending
 
     folder = Path(config["folder"])
-    tree = run.model_dump(mode="json")
-    files.write_text(
-        folder / "config.yaml", yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)
-    )
     uses_gpu = config["resources"].get("GPU", 0) > 0
     trainer = TorchTrainer(
         work,
-        train_loop_config={**config, "run": tree, "attempt": uuid.uuid4().hex},
+        train_loop_config={
+            **config,
+            "run": run.model_dump(mode="json"),
+            "attempt": uuid.uuid4().hex,
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=run.run.num_workers,
             use_gpu=uses_gpu,
@@ -88,7 +121,7 @@ def _attempt(run: RunConfig, config: dict[str, Any]) -> Ending | None:
         run_config=ray.train.RunConfig(
             name=f"trial-{folder.name}",
             storage_path=config["ray_folder"],
-            callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # Ray's own
+            callbacks=[callback],  # type: ignore[list-item]  # Ray's own
             failure_config=ray.train.FailureConfig(max_failures=run.run.max_failures),
         ),
     )
@@ -145,6 +178,7 @@ def work(config: dict[str, Any]) -> None:
     log_to(folder / "worker.log" if rank == 0 else folder / f"worker-{rank}.log")
 
     from raytune_glm.trials.occupancy import enter_device
+    from raytune_glm.trials.records import ResultsFolder
     from raytune_glm.worker import train
 
     def report(told: dict[str, Any]) -> None:
@@ -156,7 +190,8 @@ def work(config: dict[str, Any]) -> None:
             ray.train.report({**told, "report": told})
 
     whole_gpu = config["resources"].get("GPU", 0) == 1
-    enter_device(folder, attempt=config["attempt"], whole_gpu=whole_gpu)
+    results = ResultsFolder(Path(config["results"]))
+    enter_device(results, trial=folder.name, attempt=config["attempt"], whole_gpu=whole_gpu)
     train(
         RunConfig.model_validate(config["run"]),
         folder=folder,

@@ -64,6 +64,7 @@ def run_trials(
         asked = {
             "base": base,
             "overrides": overrides_of(params),
+            "results": str(results.root),
             "folder": str(results.trial(trial_id)),
             "metric": sweep.search.metric,
             "data_cache": str(results.data),

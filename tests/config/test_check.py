@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from raytune_glm.config import load_sweep
-from raytune_glm.config.check import Plan, check_sweep
+from raytune_glm.config import load_run, load_sweep
+from raytune_glm.config.check import Plan, check_run, check_sweep
 from raytune_glm.errors import ConfigError, DataError, ModelError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,10 +110,10 @@ def test_rows_that_are_searched_must_be_there(file: Path) -> None:
         ("method.rnak", "search.space.method.rnak: there is no such setting .* method.rank"),
         ("learning_rate", "there is no such setting .* did you mean train.learning_rate"),
         ("qqqqqqqq", "search.space.qqqqqqqq: there is no such setting .* of its own$"),
-        ("run.num_workers", "search.space.run.num_workers: there is no such setting"),
-        ("model.path", "search.space.model.path: there is no such setting"),
-        ("data.dev_rows", "search.space.data.dev_rows: there is no such setting"),
-        ("data.test", "search.space.data.test: there is no such setting"),
+        ("run.num_workers", "search.space.run.num_workers: run.num_workers is one for all trials"),
+        ("model.path", "search.space.model.path: model.path is one for all trials"),
+        ("data.dev_rows", "search.space.data.dev_rows: data.dev_rows is one for all trials"),
+        ("data.test", "search.space.data.test: data.test is one for all trials"),
         ("search.num_trials", "search.space.search.num_trials: there is no such setting"),
     ],
 )
@@ -431,3 +431,39 @@ def test_known_good_settings_must_make_a_legal_trial(file: Path) -> None:
     check(file, space, "search.start_with=[{train.learning_rate: 1e-3}]")
     with pytest.raises(ConfigError, match=r"start_with.0: train.learning_rate: must be a number"):
         check(file, space, "search.start_with=[{train.learning_rate: 1}]")
+
+
+def test_a_run_alone_needs_dev_rows_only_for_what_it_measures(file: Path) -> None:
+    assert check_run(load_run(file, ["data.dev=null"])).rows == {"train": 2400}
+    for override in ("train.metrics=[exact_match]", "search.metric=triple_f1"):
+        with pytest.raises(ConfigError, match=r"data\.dev must be given"):
+            check_run(load_run(file, ["data.dev=null", override]))
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("train.learnin_rate", "did you mean train.learning_rate?"),
+        ("model.pth", "model.path is one for all trials of a sweep and cannot be searched"),
+    ],
+)
+def test_a_path_of_the_space_that_is_none_is_told_with_the_nearest(
+    file: Path, path: str, hint: str
+) -> None:
+    assert hint in refusal(file, f"search.space.{path}={{choice: [1]}}")
+
+
+def test_dev_rows_that_are_trained_on_and_fields_that_are_not_read_are_remarked(
+    file: Path, tmp_path: Path
+) -> None:
+    rows = [
+        {"context": "a", "target": "b", "history": [["c", "d"]]},
+        {"context": "e", "target": ""},
+    ]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    plan = check(file, f"data.train={data}", f"data.dev={data}")
+    assert "1 row(s) of data.train have the field `history`" in plan.remarks[0]
+    assert any("1 of the 2 rows of data.train have an empty answer" in r for r in plan.remarks)
+    assert "2 of the 2 rows of data.dev stand in data.train, too" in plan.remarks[-1]
+    assert check(file).remarks == ()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from raytune_glm.config import load_sweep, run_of, trial_run
+from raytune_glm.config import load_run, load_sweep, run_of, trial_run
 from raytune_glm.errors import ConfigError
 from raytune_glm.space import Choice
 
@@ -230,7 +230,7 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path: Path, text: str, problem: 
             "train.schedule: must be 'linear', 'cosine', 'constant' or 'warmup_decay', but",
         ),
         ("train=3", "train: must be a section with keys of its own, but got 3"),
-        ("method=lora", "method: must be a section with keys of its own, but got 'lora'"),
+        ("method=3", "method: must be a section with keys of its own, but got 3"),
         ("method.rank=0", "method.rank: must be greater than or equal to 1, but got 0"),
         (
             "method.target_modules=5",
@@ -265,7 +265,8 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path: Path, text: str, problem: 
         (
             "train.batch_size=6",
             "train.batch_size must be a multiple of train.micro_batch_size x run.num_workers, but "
-            "got batch_size=6 with 4 x 1 = 4: lower micro_batch_size or change batch_size",
+            "got batch_size=6 with 4 x 1 = 4: lower train.micro_batch_size, or change "
+            "train.batch_size or run.num_workers",
         ),
         ("run.num_workers=3", "but got batch_size=16 with 4 x 3 = 12"),
         ("search.metric=f1", "search.metric must be one of eval_loss, triple_f1, exact_match, but"),
@@ -336,3 +337,40 @@ def test_a_trials_illegal_values_are_refused(file: Path) -> None:
 def test_accumulation_is_what_is_left_of_the_batch(file: Path) -> None:
     overrides = ["train.batch_size=24", "train.micro_batch_size=4", "run.num_workers=2"]
     assert load_sweep(file, overrides).gradient_accumulation_steps == 3
+
+
+# Run files
+
+
+def test_a_run_file_is_a_sweep_file_that_searches_nothing(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"searches method\.rank: add search\.space=\{\}"):
+        load_run(file)
+    run = load_run(file, ["search.space={}", "search.metric=exact_match"])
+    assert (run.method.rank, run.search.metric, run.run.name) == (8, "exact_match", "run")
+    assert load_run(file, ["search.space={}", "run.name=mine"]).run.name == "mine"
+
+
+def test_a_missing_run_file_is_told_with_the_nearest_name(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no run file .*sweap\.yaml: did you mean .*sweep\.yaml"):
+        load_run(file.with_name("sweap.yaml"))
+
+
+# Names that stand alone, and settings of another variant
+
+
+def test_a_name_alone_stands_for_a_section_with_its_defaults(file: Path) -> None:
+    sweep = load_sweep(file, ["search.sampler=random", "search.scheduler=fifo", "method=full"])
+    assert (sweep.search.sampler.name, sweep.search.scheduler.name) == ("random", "fifo")
+    assert sweep.method.model_dump() == {"name": "full"}
+
+
+def test_a_setting_of_another_method_is_told_whose_it_is(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"method\.rank: is a setting of lora, not of freeze"):
+        load_sweep(file, ["method.name=freeze"])
+
+
+def test_warmup_steps_take_the_place_of_the_ratio(file: Path) -> None:
+    train = load_sweep(file, ["train.warmup_steps=5"]).train
+    assert train.warmup_share(20) == 0.25
+    assert train.warmup_share(3) == 1.0
+    assert load_sweep(file).train.warmup_share(20) == 0.1

@@ -417,7 +417,8 @@ def test_a_cut_off_gzip_file_is_told(tmp_path: Path) -> None:
 def test_all_faults_of_all_splits_are_told_at_once_up_to_ten(tmp_path: Path) -> None:
     train, dev = tmp_path / "train.jsonl", tmp_path / "dev.jsonl"
     train.write_text(lines(*[ALPACA | {"output": n} for n in range(8)]), encoding="utf-8")
-    dev.write_text("{\n" * 5 + lines(ALPACA), encoding="utf-8")
+    broken = "".join("{" + " " * n + "\n" for n in range(5))
+    dev.write_text(broken + lines(ALPACA), encoding="utf-8")
 
     with pytest.raises(DataError) as caught:
         check_files(DataConfig(train=str(train), dev=str(dev)))
@@ -520,3 +521,11 @@ def test_megabytes_are_checked_in_a_fresh_process_without_heavy_imports(shared: 
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "{'train': 4143} [] True\n", result.stderr
+
+
+def test_a_fault_of_many_rows_is_one_line_with_their_number(tmp_path: Path) -> None:
+    rows = lines(*[{"instruction": "a"}] * 41, ALPACA, {"instruction": 3, "output": "b"})
+    told = faults_of(tmp_path, rows)
+    assert len(told) == 2
+    assert told[0].startswith("train.jsonl, line 1 and 40 more lines: the row must have the field")
+    assert told[1].startswith("train.jsonl, line 43: `instruction` must be text")

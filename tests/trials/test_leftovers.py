@@ -96,7 +96,7 @@ def test_a_worker_waits_for_those_of_its_own_earlier_attempt_and_of_trials_that_
         ):
             mark = ProcessMark.of(psutil.Process(process.pid))
             _mark(results, mark, trial=trial, attempt=attempt)
-        occupancy.enter_device(results.trial("0000"), attempt="second", whole_gpu=False)
+        occupancy.enter_device(results, trial="0000", attempt="second", whole_gpu=False)
         assert not _is_alive(earlier)
         assert not _is_alive(over)
         assert _is_alive(neighbour)

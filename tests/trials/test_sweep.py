@@ -21,6 +21,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from raytune_glm.config import load_run
 from raytune_glm.data import DataConfig, encode_splits
 from raytune_glm.models import inspect_folder, load_tokenizer, register
 
@@ -58,13 +59,14 @@ class Command:
             tree[section] |= values
         self.file = tmp_path / "sweep.yaml"
         self.file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+        self.words = ["raytune_glm.sweep", str(self.file)]
         self.mark = uuid.uuid4().hex
 
     @contextlib.contextmanager
     def started(self) -> Iterator[subprocess.Popen[str]]:
         """Start the command; end whatever it leaves behind."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "raytune_glm.sweep", str(self.file)],
+            [sys.executable, "-m", *self.words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -194,7 +196,9 @@ def test_every_file_of_the_results_folder_is_there_and_says_what_was_measured(
     trial = root / "trials/0000"
     reports = lines(trial / "metrics.jsonl")
     assert [report["step"] for report in reports] == [4, 8]
-    assert yaml.safe_load((trial / "config.yaml").read_text())["train"]["learning_rate"] == 5e-3
+    settings = load_run(trial / "config.yaml")
+    assert (settings.train.learning_rate, settings.run.name) == (5e-3, "sweep-0000")
+    assert load_run(root / "best.yaml").train == settings.train
     assert not list(root.glob("trials/*/checkpoint/state/*"))
     assert "Traceback" not in (trial / "worker.log").read_text(encoding="utf-8")
 

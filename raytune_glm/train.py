@@ -1,0 +1,190 @@
+"""`python -m raytune_glm.train run.yaml`: train one configuration, as a sweep trains a trial.
+
+Takes a run file, or the flags of a command of the tools that this project replaces (`legacy`),
+which become one. Read next: `trials.alone`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raytune_glm.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from raytune_glm.config import SweepConfig
+    from raytune_glm.config.check import Plan
+    from raytune_glm.trials.records import ResultsFolder, TrialRow
+
+EPILOG = """\
+Run the same command again to go on with a run that was interrupted.
+
+The commands of ChatGLM-Finetuning, ChatGLM-Tuning and Alpaca-LoRA work as they are: their flags in
+place of the run file become a run file, which is printed, kept beside the results and run.
+
+exit status: 0 trained, 1 failed or interrupted, 2 something in the input is wrong
+documentation: docs/sweep_file.md (every setting), docs/data.md (row formats, metrics),
+docs/migration.md (old flags)
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; give its exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        return _train(words)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m raytune_glm.train",
+        description="Train one configuration with DeepSpeed under Ray Train.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "run",
+        type=Path,
+        help="the run file, YAML; a sweep's best.yaml and a trial's config.yaml are such files",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key.path=value",
+        help="settings to change, such as method.rank=16 or run.num_workers=4",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="check the file, the model and the data, print what would be done, start nothing",
+    )
+    return parser
+
+
+def _train(words: list[str]) -> int:
+    from rich.console import Console
+
+    from raytune_glm.config.check import check_run
+    from raytune_glm.report.lengths import measured_lengths
+    from raytune_glm.report.plan import describe_run
+
+    # Bound to the terminal as it is now: what libraries print while workers run goes to a file.
+    console = Console(file=sys.stdout, soft_wrap=True)
+    request = _read(words, console)
+    plan = check_run(request.run)
+    console.print(describe_run(request.run, plan), highlight=False, markup=False)
+    if request.only_check:
+        console.print(measured_lengths(request.run, plan), highlight=False, markup=False)
+        return 0
+    return _start(request, plan, console)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What the command line asks for."""
+
+    run: SweepConfig
+    only_check: bool
+    translated: str | None
+    """The run file that an old command's flags became."""
+
+
+def _read(words: list[str], console: Console) -> _Request:
+    from raytune_glm.config import load_run, parse_run
+    from raytune_glm.legacy import is_old_command, translate
+
+    if is_old_command(words):
+        old = translate(words)
+        console.print(old.text, highlight=False, markup=False)
+        run = parse_run(old.text, old.overrides, source="the translated command")
+        return _Request(run=run, only_check=old.only_check, translated=old.text)
+    arguments = _parser().parse_intermixed_args(words)
+    run = load_run(arguments.run, arguments.overrides)
+    return _Request(run=run, only_check=arguments.check, translated=None)
+
+
+def _start(request: _Request, plan: Plan, console: Console) -> int:
+    """Train what is left of the run, write its results; give the exit status."""
+    from raytune_glm import files
+    from raytune_glm.log import log_to_file
+    from raytune_glm.report.origin import write_origin
+    from raytune_glm.report.run_outcome import print_run_outcome, read_row
+    from raytune_glm.report.settings import write_settings
+    from raytune_glm.trials import lock
+    from raytune_glm.trials.leftovers import end_leftovers
+    from raytune_glm.trials.records import ResultsFolder, State
+
+    run = request.run
+    results = ResultsFolder(run.run.folder, alone=True)
+    tree = {**run.model_dump(mode="json"), "search": {"metric": run.search.metric}}
+    with lock.held(results.root):
+        end_leftovers(results)
+        write_settings(results, tree)
+        write_origin(results, run)
+        if request.translated is not None:
+            files.write_text(results.root / "command.yaml", request.translated)
+        log_to_file(results.root / "train.log")
+        row = read_row(results) or _run(run, plan, results, console)
+        print_run_outcome(results, run, row, console)
+    return 0 if row.state is State.COMPLETE else 1
+
+
+def _run(run: SweepConfig, plan: Plan, results: ResultsFolder, console: Console) -> TrialRow:
+    """Train on Ray and score what was trained."""
+    import ray
+
+    from raytune_glm import ladder
+    from raytune_glm.checkpoint import drop_state
+    from raytune_glm.config import run_of
+    from raytune_glm.config.plan import total_steps
+    from raytune_glm.log import printing_to
+    from raytune_glm.report.lengths import describe_lengths
+    from raytune_glm.report.run_outcome import write_run_outcome
+    from raytune_glm.trials.alone import run_alone
+    from raytune_glm.trials.leftovers import forget
+    from raytune_glm.trials.readiness import make_ready
+    from raytune_glm.trials.receipt import Finished, take_receipts
+    from raytune_glm.trials.records import State
+    from raytune_glm.trials.watch import Watch
+
+    ray_log = results.root / "ray.log"
+    try:
+        placement, stats = make_ready(run, plan, results, console)
+        console.print(describe_lengths(stats, plan), highlight=False, markup=False)
+        last_step = total_steps(run.train, num_rows=stats["train"].rows_kept)
+        with printing_to(ray_log), Watch(console, results, total_steps=last_step) as watch:
+            row = run_alone(run, results, watch, placement=placement)
+        held_out = run.data.dev or run.data.dev_rows or run.data.test
+        if row.state is State.COMPLETE and held_out:
+            console.print("scoring the saved adapter", highlight=False)
+            trained = ladder.applied(run_of(run), results.root)
+            with printing_to(ray_log):
+                take_receipts(
+                    [Finished(run=trained, row=row, results=results)],
+                    placement,
+                    None,
+                    metrics=sorted({run.search.metric, *run.train.metrics}),
+                )
+    finally:
+        ray.shutdown()
+        forget(results)
+    write_run_outcome(results, run, row)
+    if row.state is State.COMPLETE:
+        drop_state(results.root / "checkpoint")
+    return row
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Before any training: rows are tokens, Ray is up with room, hosts have what DeepSpeed compiles."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from raytune_glm.config import SweepConfig
+from raytune_glm.config.check import Plan
+from raytune_glm.data import Split, SplitStats
+from raytune_glm.log import printing_to
+from raytune_glm.trials import cluster
+from raytune_glm.trials.cluster import Placement
+from raytune_glm.trials.encoding import encode
+from raytune_glm.trials.leftovers import written_down
+from raytune_glm.trials.ops import prepare_hosts
+from raytune_glm.trials.records import ResultsFolder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def make_ready(
+    sweep: SweepConfig, plan: Plan, results: ResultsFolder, console: Console
+) -> tuple[Placement, dict[Split, SplitStats]]:
+    """Encode the data, connect to the cluster, ready its hosts; the caller shuts Ray down.
+
+    Args:
+        sweep: The sweep, or a run that is trained alone.
+        plan: Its figures.
+        results: Its folder; Ray's own words go to `ray.log` in it.
+        console: Where to tell of it.
+
+    Returns:
+        What a worker takes and how many trials fit at a time; what encoding did to each split.
+
+    Raises:
+        DataError: A row cannot be used.
+        ResourceError: There is no cluster, no room in it, or a host that cannot compile.
+    """
+    ray_log = results.root / "ray.log"
+    # Aside, while Ray's processes start: they would end with any other thread than this one.
+    with ThreadPoolExecutor(1) as aside, written_down(results):
+        encoded = aside.submit(encode, sweep, results.data)
+        cluster.connect(sweep.run.ray_address, log_file=ray_log)
+        stats = encoded.result()
+    placement = cluster.place(sweep, precisions=plan.precisions, is_packed=plan.is_packed)
+    console.print(f"cluster    {placement.describe()}", highlight=False)
+    if plan.compiled_ops:
+        names = ", ".join(sorted(plan.compiled_ops))
+        console.print(f"deepspeed  compiles {names} where a host has not yet (some minutes)")
+        with printing_to(ray_log):
+            prepare_hosts(plan.compiled_ops, per_worker=placement.per_worker)
+    return placement, stats
