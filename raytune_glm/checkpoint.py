@@ -247,9 +247,13 @@ def _publish(folder: Path, index: _Index) -> None:
     files.write_json(folder / INDEX, asdict(index))
     named = {folder / name for name in _names(index)}
     for kind in ("state", "adapter"):
-        for step in (folder / kind).glob("step-*"):
-            if step not in named:
-                shutil.rmtree(step, ignore_errors=True)
+        for found in (folder / kind).glob("*"):
+            if found in named:
+                continue
+            if found.is_dir():
+                shutil.rmtree(found, ignore_errors=True)
+            else:  # a script that DeepSpeed lays beside its state
+                found.unlink(missing_ok=True)
 
 
 def _sync_tree(folder: Path) -> None:

@@ -87,6 +87,7 @@ def parse_run(text: str, overrides: Iterable[str] = (), *, source: str) -> Sweep
 
 def parse_sweep(text: str, overrides: Iterable[str] = (), *, source: str) -> SweepConfig:
     """As `load_sweep`, of the text of a file; `source` is what messages call it."""
+    overrides = list(overrides)
     tree = _parse(text, source)
     if not isinstance(tree, dict):
         raise ConfigError(
@@ -96,7 +97,21 @@ def parse_sweep(text: str, overrides: Iterable[str] = (), *, source: str) -> Swe
         set_path(tree, *parse_override(override))
     for path in _CHOSEN_BY_NAME:
         _name_alone(tree, path)
-    return _with_absolute_paths(validate(SweepConfig, tree, source=source))
+    sweep = _with_absolute_paths(validate(SweepConfig, tree, source=source))
+    _refuse_searched(sweep, [parse_override(override)[0] for override in overrides])
+    return sweep
+
+
+def _refuse_searched(sweep: SweepConfig, paths: Iterable[str]) -> None:
+    """Refuse a value for what each trial draws for itself: it would change nothing."""
+    lines = [
+        f"{path} must not be given where search.space.{path} searches it, since every trial draws "
+        f"its own: add search.space.{path}=null to fix it, or give search.space.{path} other values"
+        for path in paths
+        if path in sweep.search.space
+    ]
+    if lines:
+        raise ConfigError("\n".join(lines))
 
 
 _CHOSEN_BY_NAME = ("method", "search.sampler", "search.scheduler")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from raytune_glm.config import SweepConfig
 from raytune_glm.config.check import Plan
 
@@ -16,7 +18,9 @@ def describe_plan(sweep: SweepConfig, plan: Plan) -> str:
     head = {
         "sweep": _place(sweep),
         **_base(sweep, plan),
+        "method": _method(sweep),
         "trials": trials,
+        "searched": _searched(sweep),
         "execution": _execution(sweep, plan),
     }
     return _text(head, sweep, plan, of=" a trial")
@@ -29,6 +33,33 @@ def describe_run(run: SweepConfig, plan: Plan) -> str:
     )
     method = f"{run.method.name}, keeps {keeps}"
     return _text({"run": _place(run), **_base(run, plan), "method": method}, run, plan, of="")
+
+
+def _method(sweep: SweepConfig) -> str:
+    """The method as written; what is searched of it stands in the line of the space."""
+    if "method" in sweep.search.space:
+        return "one of " + ", ".join(_variants(sweep.search.space["method"]))
+    fixed = {
+        name: value
+        for name, value in sweep.method.model_dump(mode="json", exclude_defaults=True).items()
+        if name != "name" and f"method.{name}" not in sweep.search.space
+    }
+    told = ", ".join(f"{name}={value}" for name, value in fixed.items())
+    return f"{sweep.method.name}{': ' if told else ''}{told}"
+
+
+def _variants(dimension: Any) -> list[str]:
+    return list(getattr(dimension, "one_of", {}))
+
+
+def _searched(sweep: SweepConfig) -> str:
+    """The space, a dimension after another."""
+    found = []
+    for path, dimension in sweep.search.space.items():
+        tree = dimension.model_dump(mode="json", exclude_defaults=True)
+        told = ", ".join(_variants(dimension)) or " ".join(f"{k} {v}" for k, v in tree.items())
+        found.append(f"{path} of {told}")
+    return "; ".join(found) or "nothing"
 
 
 def _place(sweep: SweepConfig) -> str:

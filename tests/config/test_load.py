@@ -69,12 +69,12 @@ def test_anchors_and_merge_keys_work_as_in_any_yaml(tmp_path: Path) -> None:
 
 
 def test_an_override_reaches_a_nested_setting_and_a_section_that_is_not_there(file: Path) -> None:
-    sweep = load_sweep(file, ["method.rank=16", "deepspeed.zero_stage=2"])
-    assert (sweep.method.rank, sweep.deepspeed.zero_stage) == (16, 2)
+    sweep = load_sweep(file, ["method.dropout=0.1", "deepspeed.zero_stage=2"])
+    assert (sweep.method.dropout, sweep.deepspeed.zero_stage) == (0.1, 2)
 
 
 def test_a_later_override_wins(file: Path) -> None:
-    assert load_sweep(file, ["method.rank=16", "method.rank=32"]).method.rank == 32
+    assert load_sweep(file, ["train.seed=16", "train.seed=32"]).train.seed == 32
 
 
 def test_a_value_may_be_a_list_a_mapping_or_hold_an_equals_sign(file: Path) -> None:
@@ -374,3 +374,22 @@ def test_warmup_steps_take_the_place_of_the_ratio(file: Path) -> None:
     assert train.warmup_share(20) == 0.25
     assert train.warmup_share(3) == 1.0
     assert load_sweep(file).train.warmup_share(20) == 0.1
+
+
+def test_a_value_for_what_is_searched_is_refused_where_the_command_gives_it(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        "model: {path: m}\n"
+        "data: {train: t.jsonl, dev: d.jsonl}\n"
+        "method: {name: lora, rank: 4}\n"
+        "train: {max_steps: 8}\n"
+        "search: {space: {method.rank: {choice: [4, 8]}}}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError, match=r"add search\.space\.method\.rank=null to fix it"):
+        load_sweep(file, ["method.rank=16"])
+    fixed = load_sweep(file, ["method.rank=16", "search.space.method.rank=null"])
+    assert fixed.method.rank == 16  # type: ignore[union-attr]
+    assert not fixed.search.space
