@@ -14,6 +14,7 @@ from raytune_glm.trials.records import ResultsFolder
 FREE = (
     "run.disk_budget_gb",
     "run.max_failures",
+    "run.pack_size",
     "run.memory_per_worker_bytes",
     "run.ray_address",
     "run.track",
