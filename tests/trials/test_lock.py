@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from raytune_glm import files
 from raytune_glm.errors import ConfigError
 from raytune_glm.trials import lock
 
@@ -62,7 +62,8 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
 
 def _sign_of_another_host(root: Path, beats: int) -> None:
     mark = {"host": "elsewhere/boot/pids", "pid": 7, "created": 1e9}
-    (root / lock.LOCK).write_text(json.dumps({"holder": mark, "beats": beats}))
+    # Whole at any moment, as a holder's own signs are.
+    files.write_json(root / lock.LOCK, {"holder": mark, "beats": beats})
 
 
 def test_a_sweep_on_another_host_is_seen_by_its_signs_of_life(tmp_path: Path) -> None:
