@@ -1,6 +1,6 @@
 """Any other causal language model that transformers has, its sizes read off the checkpoint itself.
 
-Read next: `text_rows`.
+Read next: `text_family`.
 """
 
 from __future__ import annotations
@@ -8,19 +8,15 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raytune_glm.errors import ModelError
 from raytune_glm.models import folder as folders
-from raytune_glm.models.alpaca import known_template
-from raytune_glm.models.family import Encoded, Family, LinearShape, Message, ModelShape
-from raytune_glm.models.text_rows import TextRows
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from raytune_glm.models.family import Family, LinearShape, ModelShape
+from raytune_glm.models.text_family import TextFamily
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +28,7 @@ _DEFAULT_MAX_LENGTH = 2048
 """Where config.json names no limit, as for models whose positions have none."""
 
 
-class Generic(Family):
+class Generic(TextFamily):
     """A causal language model of which only transformers knows the layout.
 
     Args:
@@ -64,7 +60,7 @@ class Generic(Family):
         mlp_modules: tuple[str, ...] = _MLP[:3],
         template: str | None = None,
     ) -> None:
-        self.template = template
+        super().__init__(template=template)
         self.layers_path = layers_path
         self.attention_modules = attention_modules
         self.mlp_modules = mlp_modules
@@ -115,43 +111,6 @@ class Generic(Family):
             mlp_modules=mlp if attention or mlp else tuple(sorted(names)),
             template=self.template,
         )
-
-    def with_template(self, name: str) -> Family:
-        """See `Family.with_template`."""
-        return Generic(
-            layers_path=self.layers_path,
-            attention_modules=self.attention_modules,
-            mlp_modules=self.mlp_modules,
-            template=known_template(name),
-        )
-
-    def encode(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        messages: Sequence[Message],
-        *,
-        max_length: int,
-        max_source_length: int,
-    ) -> Encoded:
-        """See `Family.encode`."""
-        return TextRows(tokenizer, self.template).encode_row(
-            messages, max_length=max_length, max_source_length=max_source_length
-        )
-
-    def encode_prompt(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        messages: Sequence[Message],
-        *,
-        max_source_length: int,
-    ) -> list[int]:
-        """See `Family.encode_prompt`."""
-        rows = TextRows(tokenizer, self.template)
-        return rows.encode_prompt(messages, max_source_length=max_source_length)
-
-    def stop_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """See `Family.stop_token_ids`."""
-        return TextRows(tokenizer, self.template).stop_token_ids()
 
 
 @cache

@@ -2,30 +2,19 @@
 
 GLM-4-9B's first release, in ChatGLM's layout, is `chatglm4`. Module names and sizes follow
 transformers' `models/glm/modeling_glm.py` and `models/glm4/modeling_glm4.py`. Read next:
-`text_rows`.
+`text_family`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from raytune_glm.models.alpaca import known_template
-from raytune_glm.models.family import (
-    Encoded,
-    Family,
-    LinearShape,
-    Message,
-    ModelShape,
-    in_layers,
-    size_in,
-)
-from raytune_glm.models.text_rows import TextRows
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from raytune_glm.models.decoder import LAYERS_PATH, decoder_shape
+from raytune_glm.models.family import ModelShape, size_in
+from raytune_glm.models.text_family import TextFamily
 
 _NORMS = {
     "glm": ("input_layernorm", "post_attention_layernorm"),
@@ -68,7 +57,7 @@ _CONFIG_32B_0414 = {
 }
 
 
-class Glm(Family):
+class Glm(TextFamily):
     """GLM-4-9B in transformers' own format, GLM-4-0414 and GLM-Z1-0414.
 
     Args:
@@ -76,7 +65,7 @@ class Glm(Family):
     """
 
     name = "glm"
-    layers_path = "model.layers"
+    layers_path = LAYERS_PATH
     attention_modules = ("q_proj", "k_proj", "v_proj", "o_proj")
     mlp_modules = ("gate_up_proj", "down_proj")
     default_lora_modules = attention_modules
@@ -98,92 +87,19 @@ class Glm(Family):
         }
     )
 
-    def __init__(self, *, template: str | None = None) -> None:
-        self.template = template
-
     def has_layout(self, config: Mapping[str, Any]) -> bool:
         """See `Family.has_layout`."""
         return config.get("model_type") in _NORMS
 
     def shape(self, config: Mapping[str, Any], folder: Path | None = None) -> ModelShape:
         """See `Family.shape`."""
-        hidden, ffn, layers, heads, vocab, max_length = (
-            size_in(config, key)
-            for key in (
-                "hidden_size",
-                "intermediate_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-                "vocab_size",
-                "max_position_embeddings",
-            )
+        hidden, ffn = size_in(config, "hidden_size"), size_in(config, "intermediate_size")
+        return decoder_shape(
+            config,
+            num_key_value_heads=size_in(config, "num_key_value_heads"),
+            head_dim=size_in(config, "head_dim"),
+            max_length=size_in(config, "max_position_embeddings"),
+            mlp={"gate_up_proj": (hidden, 2 * ffn), "down_proj": (ffn, hidden)},
+            biased=self.attention_modules[:3] if config.get("attention_bias", True) else (),
+            norms=_NORMS[config["model_type"]],
         )
-        kv_heads, head_dim = size_in(config, "num_key_value_heads"), size_in(config, "head_dim")
-        sizes = {
-            "self_attn.q_proj": (hidden, heads * head_dim),
-            "self_attn.k_proj": (hidden, kv_heads * head_dim),
-            "self_attn.v_proj": (hidden, kv_heads * head_dim),
-            "self_attn.o_proj": (heads * head_dim, hidden),
-            "mlp.gate_up_proj": (hidden, 2 * ffn),
-            "mlp.down_proj": (ffn, hidden),
-        }
-        biased = sizes.keys() & {f"self_attn.{part}_proj" for part in "qkv"}
-        per_layer = {f"{norm}.weight": hidden for norm in _NORMS[config["model_type"]]}
-        for name, (width, out) in sizes.items():
-            per_layer[f"{name}.weight"] = width * out
-            if name in biased and config.get("attention_bias", True):
-                per_layer[f"{name}.bias"] = out
-        tied = config.get("tie_word_embeddings", False)
-        return ModelShape(
-            num_layers=layers,
-            hidden_size=hidden,
-            vocab_size=vocab,
-            num_key_value_heads=kv_heads,
-            head_dim=head_dim,
-            max_length=max_length,
-            linears=tuple(
-                LinearShape(
-                    name=f"{self.layers_path}.{layer}.{name}", in_features=width, out_features=out
-                )
-                for layer in range(layers)
-                for name, (width, out) in sizes.items()
-            ),
-            parameters={
-                "model.embed_tokens.weight": vocab * hidden,
-                **in_layers(self.layers_path, layers, per_layer),
-                "model.norm.weight": hidden,
-                **({} if tied else {"lm_head.weight": vocab * hidden}),
-            },
-        )
-
-    def with_template(self, name: str) -> Family:
-        """See `Family.with_template`."""
-        return Glm(template=known_template(name))
-
-    def encode(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        messages: Sequence[Message],
-        *,
-        max_length: int,
-        max_source_length: int,
-    ) -> Encoded:
-        """See `Family.encode`."""
-        return TextRows(tokenizer, self.template).encode_row(
-            messages, max_length=max_length, max_source_length=max_source_length
-        )
-
-    def encode_prompt(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        messages: Sequence[Message],
-        *,
-        max_source_length: int,
-    ) -> list[int]:
-        """See `Family.encode_prompt`."""
-        rows = TextRows(tokenizer, self.template)
-        return rows.encode_prompt(messages, max_source_length=max_source_length)
-
-    def stop_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """See `Family.stop_token_ids`."""
-        return TextRows(tokenizer, self.template).stop_token_ids()

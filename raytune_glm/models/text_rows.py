@@ -1,7 +1,7 @@
 """Rows and prompts of models whose conversation is one text: a chat template's, or Alpaca's.
 
 An Alpaca template that the user names decides; else the tokenizer's own chat template where it has
-one; else Alpaca's default. Read next: `llama`, `generic`.
+one; else Alpaca's default. Read next: `alpaca`.
 """
 
 from __future__ import annotations
