@@ -30,6 +30,7 @@ from ways import ROOT, environment
 
 from raytune_glm.config import RunConfig
 from raytune_glm.data.collation import collate
+from raytune_glm.engine.process import keep_freed_memory
 from raytune_glm.models import family_of, load_model, published_config
 from raytune_glm.packing.pack import DataRow, Pack
 from raytune_glm.packing.slot import twin
@@ -78,6 +79,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
+    keep_freed_memory()
     base, family = _load(arguments)
     run = RunConfig.model_validate(
         {

@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import io
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,7 @@ def spreading_weights(run: RunConfig, device: torch.device) -> Iterator[str]:
         del held  # until here: transformers refers to it weakly
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 """glibc's numbers for what `mallopt` sets."""
 
 
@@ -130,7 +130,22 @@ def _give_freed_memory_back() -> None:
     Left alone, glibc keeps them for later ones that seldom fit: of a model of 547 MB each of two
     workers on a CPU was then seen to hold up to 636 MB, where its half is 273.
     """
+    _set_allocator({_M_TRIM_THRESHOLD: 1 << 20, _M_MMAP_THRESHOLD: 1 << 20})
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed blocks of up to 32 MiB, the most it can, for later ones.
+
+    Left alone, glibc gives what a training step frees back to the system, which then has to clear
+    it again for the next step: of small steps on a CPU that was seen to be a tenth.
+    """
+    _set_allocator(
+        {_M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 << 20, _M_MMAP_THRESHOLD: 32 << 20}
+    )
+
+
+def _set_allocator(settings: Mapping[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's own
     if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, 1 << 20)
-        mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        for setting, value in settings.items():
+            mallopt(setting, value)

@@ -124,13 +124,8 @@ def attend(
             keys_BKPD, values_BKPD = prefix[module.layer_idx]
             key_BKLD = torch.cat((keys_BKPD, key_BKLD), dim=2)
             value_BKLD = torch.cat((values_BKPD, value_BKLD), dim=2)
-        groups = num_heads // key_BKLD.shape[1]
         context_BNLD = _attended(
-            query_BNLD,
-            repeat_kv(key_BKLD, groups),
-            repeat_kv(value_BKLD, groups),
-            bucket.mask,
-            scaling or head_dim**-0.5,
+            query_BNLD, key_BKLD, value_BKLD, bucket.mask, scaling or head_dim**-0.5
         )
         attended.append(context_BNLD.transpose(1, 2).reshape(-1, num_heads * head_dim))
     gathered = attended[0] if len(attended) == 1 else torch.cat(attended)
@@ -140,17 +135,29 @@ def attend(
 
 def _attended(
     query_BNLD: Tensor,
-    key_BNSD: Tensor,
-    value_BNSD: Tensor,
+    key_BKSD: Tensor,
+    value_BKSD: Tensor,
     mask: Tensor | None,
     scaling: float,
 ) -> Tensor:
     """Attend in each row of a bucket."""
-    if query_BNLD.device.type == "cpu" and query_BNLD.dtype == torch.bfloat16:
+    is_plain = query_BNLD.device.type == "cpu" and query_BNLD.dtype == torch.bfloat16
+    groups = query_BNLD.shape[1] // key_BKSD.shape[1]
+    # SDPA takes grouped heads as they are; on GPUs its kernels for masks do not.
+    is_grouped = groups > 1 and mask is None and not is_plain
+    if not is_grouped:
+        key_BKSD, value_BKSD = repeat_kv(key_BKSD, groups), repeat_kv(value_BKSD, groups)
+    if is_plain:
         # SDPA's kernel for bf16 on CPUs has a backward pass that is slower than that for fp32.
-        return _plainly_attended(query_BNLD, key_BNSD, value_BNSD, mask, scaling)
+        return _plainly_attended(query_BNLD, key_BKSD, value_BKSD, mask, scaling)
     return torch.nn.functional.scaled_dot_product_attention(
-        query_BNLD, key_BNSD, value_BNSD, attn_mask=mask, is_causal=mask is None, scale=scaling
+        query_BNLD,
+        key_BKSD,
+        value_BKSD,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=is_grouped,
     )
 
 

@@ -88,19 +88,19 @@ class Line:
 
     def _label(self, rows: Sequence[Row], starts: npt.NDArray[np.int64]) -> None:
         """Find the places whose next token carries a label."""
-        places, targets, slots = [], [], []
+        places, targets = [], []
+        self.num_labels: dict[int, int] = {}
+        """Slot -> labelled places of its rows."""
         for start, row in zip(starts, rows, strict=True):
             labels = np.asarray(row.labels, dtype=np.int64)
             carrying = np.flatnonzero(labels[1:] != IGNORED_LABEL)
             places.append(start + row.num_virtual + carrying)
             targets.append(labels[1:][carrying])
-            slots.append(np.full(len(carrying), row.slot))
+            self.num_labels[row.slot] = self.num_labels.get(row.slot, 0) + len(carrying)
         self.labelled_places = self._tensor(np.concatenate(places))
         """Places whose hidden state predicts a labelled token, [labels]."""
         self.targets = self._tensor(np.concatenate(targets))
         """The labelled tokens, [labels]."""
-        self.label_slots = self._tensor(np.concatenate(slots))
-        """The slot of each, [labels]."""
 
     def _gather(self, lengths: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> None:
         gathered, pads, at = [], [], 0

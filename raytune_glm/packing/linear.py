@@ -2,7 +2,8 @@
 
 The base sees all slots' tokens as one matrix; each slot's update is then added to its own tokens in
 place. The backward pass is written out, so that it keeps the input once for all slots and adds
-straight to each slot's gradient. Read next: `slot`.
+straight to each slot's gradient. Products have the rank first, [R, T] and not [T, R]: that is four
+times as fast on a CPU. Read next: `slot`.
 
 Shape suffixes: T tokens, I inputs, O outputs, R rank, S slots.
 """
@@ -86,11 +87,18 @@ class _AddUpdates(torch.autograd.Function):
         inputs, *lowered = ctx.saved_tensors
         gradient_TO = gradient.reshape(-1, gradient.shape[-1])
         inputs_TI = inputs.flatten(0, -2)
-        input_grad = torch.zeros_like(inputs) if ctx.needs_input_grad[2] else None
+        input_grad = _empty_like(inputs, ctx.terms) if ctx.needs_input_grad[2] else None
         grad_TI = None if input_grad is None else input_grad.view(inputs_TI.shape)
         inner = _grad_alike if ctx.are_alike else _grad_each
         inner(ctx.terms, inputs_TI, gradient_TO, lowered, grad_TI)
         return None, gradient, input_grad, None
+
+
+def _empty_like(inputs: Tensor, terms: Sequence[Term]) -> Tensor:
+    """Room for the inputs' gradient, cleared where there are tokens that no term acts on."""
+    places = inputs.numel() // inputs.shape[-1]
+    is_filled = sum(term.stop - term.start for term in terms) == places
+    return torch.empty_like(inputs) if is_filled else torch.zeros_like(inputs)
 
 
 def _are_alike(terms: Sequence[Term]) -> bool:
@@ -114,11 +122,11 @@ def _taken(term: Term, inputs_TI: Tensor) -> Tensor:
 def _add_each(terms: Sequence[Term], inputs_TI: Tensor, outputs_TO: Tensor) -> list[Tensor]:
     lowered = []
     for term in terms:
-        lowered_TR = _taken(term, inputs_TI) @ term.update.down_RI.T
+        lowered_RT = term.update.down_RI @ _taken(term, inputs_TI).T
         outputs_TO[term.start : term.stop].addmm_(
-            lowered_TR, term.update.up_OR.T, alpha=term.update.scale
+            lowered_RT.T, term.update.up_OR.T, alpha=term.update.scale
         )
-        lowered.append(lowered_TR)
+        lowered.append(lowered_RT)
     return lowered
 
 
@@ -129,33 +137,29 @@ def _grad_each(
     lowered: Sequence[Tensor],
     grad_TI: Tensor | None,
 ) -> None:
-    for term, lowered_TR in zip(terms, lowered, strict=True):
+    for term, lowered_RT in zip(terms, lowered, strict=True):
         update = term.update
         own_TO = gradient_TO[term.start : term.stop]
-        back_TR = (own_TO @ update.up_OR) * update.scale
-        _add_product(update.up_grad_OR, own_TO.T, lowered_TR, update.scale)
-        _add_product(update.down_grad_RI, back_TR.T, _taken(term, inputs_TI), 1.0)
+        back_RT = (update.up_OR.T.contiguous() @ own_TO.T).mul_(update.scale)
+        _add_product(update.up_grad_OR.T, lowered_RT, own_TO, update.scale)
+        _add_product(update.down_grad_RI, back_RT, _taken(term, inputs_TI), 1.0)
         if grad_TI is None:
             continue
         if term.kept_TI is None:
-            torch.mm(back_TR, update.down_RI, out=grad_TI[term.start : term.stop])
+            torch.mm(back_RT.T, update.down_RI, out=grad_TI[term.start : term.stop])
         else:
-            grad_TI[term.start : term.stop] = (back_TR @ update.down_RI) * term.kept_TI
+            grad_TI[term.start : term.stop] = (back_RT.T @ update.down_RI) * term.kept_TI
 
 
 def _add_product(gradient: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
-    if gradient.dtype == left.dtype:
-        gradient.addmm_(left, right, alpha=scale)
-    else:
-        gradient.add_(left @ right, alpha=scale)
+    gradient.add_(left @ right, alpha=scale)
 
 
-def _stacked(terms: Sequence[Term]) -> tuple[Tensor, Tensor, Tensor, slice]:
-    """A, B and scale of all slots, and the tokens that they act on."""
+def _stacked(terms: Sequence[Term]) -> tuple[Tensor, Tensor, slice]:
+    """A, and B transposed and scaled, of all slots, and the tokens that they act on."""
     down_SRI = torch.stack([term.update.down_RI for term in terms])
-    up_SOR = torch.stack([term.update.up_OR for term in terms])
-    scale_S11 = down_SRI.new_tensor([term.update.scale for term in terms])[:, None, None]
-    return down_SRI, up_SOR, scale_S11, slice(terms[0].start, terms[-1].stop)
+    up_SRO = torch.stack([term.update.up_OR.T * term.update.scale for term in terms])
+    return down_SRI, up_SRO, slice(terms[0].start, terms[-1].stop)
 
 
 def _by_slot(tokens_TX: Tensor, num_slots: int) -> Tensor:
@@ -163,12 +167,12 @@ def _by_slot(tokens_TX: Tensor, num_slots: int) -> Tensor:
 
 
 def _add_alike(terms: Sequence[Term], inputs_TI: Tensor, outputs_TO: Tensor) -> list[Tensor]:
-    down_SRI, up_SOR, scale_S11, tokens = _stacked(terms)
+    down_SRI, up_SRO, tokens = _stacked(terms)
     inputs_STI = _by_slot(inputs_TI[tokens], len(terms))
     outputs_STO = _by_slot(outputs_TO[tokens], len(terms))
-    lowered_STR = torch.bmm(inputs_STI, down_SRI.mT)
-    outputs_STO.baddbmm_(lowered_STR, (up_SOR * scale_S11).mT)
-    return [lowered_STR]
+    lowered_SRT = torch.bmm(down_SRI, inputs_STI.mT)
+    outputs_STO.baddbmm_(lowered_SRT.mT, up_SRO)
+    return [lowered_SRT, down_SRI, up_SRO]
 
 
 def _grad_alike(
@@ -178,14 +182,15 @@ def _grad_alike(
     lowered: Sequence[Tensor],
     grad_TI: Tensor | None,
 ) -> None:
-    down_SRI, up_SOR, scale_S11, tokens = _stacked(terms)
+    lowered_SRT, down_SRI, up_SRO = lowered
+    tokens = slice(terms[0].start, terms[-1].stop)
     inputs_STI = _by_slot(inputs_TI[tokens], len(terms))
     gradient_STO = _by_slot(gradient_TO[tokens], len(terms))
-    [lowered_STR] = lowered
-    back_STR = torch.bmm(gradient_STO, up_SOR * scale_S11)
-    up_grads = torch.bmm(gradient_STO.mT, lowered_STR * scale_S11)
-    down_grads = torch.bmm(back_STR.mT, inputs_STI)
-    torch._foreach_add_([term.update.up_grad_OR for term in terms], list(up_grads.unbind()))
-    torch._foreach_add_([term.update.down_grad_RI for term in terms], list(down_grads.unbind()))
+    back_SRT = torch.bmm(up_SRO, gradient_STO.mT)
+    up_grads = torch.bmm(lowered_SRT, gradient_STO)
+    down_grads = torch.bmm(back_SRT, inputs_STI)
+    for term, up_grad_RO, down_grad_RI in zip(terms, up_grads, down_grads, strict=True):
+        term.update.up_grad_OR.add_(up_grad_RO.T, alpha=term.update.scale)
+        term.update.down_grad_RI.add_(down_grad_RI)
     if grad_TI is not None:
-        torch.bmm(back_STR, down_SRI, out=_by_slot(grad_TI[tokens], len(terms)))
+        torch.bmm(back_SRT.mT, down_SRI, out=_by_slot(grad_TI[tokens], len(terms)))

@@ -115,10 +115,9 @@ class Pack:
         self._checkpoint_layers(on=checkpointed)
         with self._passing(line, is_training=True) as run:
             losses = self._token_losses(run)
-            slot_losses = _sum_by_slot(losses, line, loss_weights)
-            torch.stack(list(slot_losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+            losses.backward(_weights_of_labels(line, loss_weights, losses))  # type: ignore[no-untyped-call]
         self.padding.count(line)
-        return {slot: float(loss.detach()) for slot, loss in slot_losses.items()}
+        return _sum_by_slot(losses.detach(), line, loss_weights)
 
     @torch.inference_mode()
     def loss_sums(self, batches: Mapping[int, Sequence[DataRow]]) -> dict[int, float]:
@@ -126,8 +125,7 @@ class Pack:
         line = self._line(batches)
         with self.evaluating(), self._passing(line, is_training=False) as run:
             losses = self._token_losses(run)
-        sums = _sum_by_slot(losses, line, dict.fromkeys(batches, 1.0))
-        return {slot: float(loss) for slot, loss in sums.items()}
+        return _sum_by_slot(losses, line, dict.fromkeys(batches, 1.0))
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -367,13 +365,18 @@ def token_losses(
     )
 
 
-def _sum_by_slot(losses: Tensor, line: Line, weights: Mapping[int, float]) -> dict[int, Tensor]:
+def _weights_of_labels(line: Line, weights: Mapping[int, float], losses: Tensor) -> Tensor:
+    """What each label's loss counts, [labels]."""
+    counts = [line.num_labels[segment.slot] for segment in line.segments]
+    shares = np.repeat([weights[segment.slot] for segment in line.segments], counts)
+    return torch.as_tensor(shares, dtype=losses.dtype, device=losses.device)
+
+
+def _sum_by_slot(losses: Tensor, line: Line, weights: Mapping[int, float]) -> dict[int, float]:
     """Each slot's weighted sum; a slot whose loss is NaN leaves the others' alone."""
-    sums = {}
-    start = 0
-    counts = torch.bincount(line.label_slots, minlength=max(weights) + 1).tolist()
-    for segment in line.segments:
-        stop = start + counts[segment.slot]
-        sums[segment.slot] = losses[start:stop].sum() * weights[segment.slot]
-        start = stop
-    return sums
+    parts = torch.split(losses, [line.num_labels[segment.slot] for segment in line.segments])
+    sums = torch.stack([part.sum() for part in parts]).tolist()
+    return {
+        segment.slot: total * weights[segment.slot]
+        for segment, total in zip(line.segments, sums, strict=True)
+    }

@@ -141,11 +141,12 @@ def host(config: dict[str, Any]) -> None:
 
     import torch
 
-    from raytune_glm.engine.process import choose_accelerator
+    from raytune_glm.engine.process import choose_accelerator, keep_freed_memory
     from raytune_glm.packing.runner import PackRunner
     from raytune_glm.packing.server import PackServer
 
     torch.set_num_threads(max(1, int(config["resources"].get("CPU", 1))))
+    keep_freed_memory()
     runner = PackRunner(choose_accelerator(), pack_size=config["pack_size"])
     server = PackServer(runner, ray.util.get_node_ip_address(), config["key"])
     runner.load(RunConfig.model_validate(config["run"]), Path(config["data_cache"]))

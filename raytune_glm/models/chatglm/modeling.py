@@ -23,6 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from raytune_glm.errors import ModelError
+from raytune_glm.models.chatglm.activation import swiglu
 from raytune_glm.models.chatglm.attention import eager_attention, rotary_tables, rotate_pairs
 from raytune_glm.models.chatglm.configuration import ChatGLMConfig
 from raytune_glm.models.chatglm.packed import PackedLinear, make_linear
@@ -55,24 +56,21 @@ class ChatGLMAttention(nn.Module):
         self.config = config
         self.layer_idx = layer
         self.head_dim = config.kv_channels
-        self.sizes = [
-            heads * config.kv_channels
-            for heads in (
-                config.num_attention_heads,
-                config.num_key_value_heads,
-                config.num_key_value_heads,
-            )
+        self.num_heads = [
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.num_key_value_heads,
         ]
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = config.kv_channels**-0.5
         self.query_key_value = make_linear(
             config.hidden_size,
-            sum(self.sizes),
+            sum(self.num_heads) * config.kv_channels,
             bias=config.add_bias_linear or config.add_qkv_bias,
             num_bits=config.quantization_bit,
         )
         self.dense = make_linear(
-            self.sizes[0],
+            config.num_attention_heads * config.kv_channels,
             config.hidden_size,
             bias=config.add_bias_linear,
             num_bits=config.quantization_bit,
@@ -82,19 +80,17 @@ class ChatGLMAttention(nn.Module):
         self,
         hidden_BTH: Tensor,
         attention_mask: Tensor | None,
-        rotary: tuple[Tensor, Tensor],
+        turns: Tensor,
         past_key_values: Cache | None = None,
         prefix: tuple[Tensor, Tensor] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend; give the new hidden states and, from an eager attention, the probabilities."""
-        query_BNTD, key_BGTD, value_BGTD = (
-            part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for part in self.query_key_value(hidden_BTH).split(self.sizes, dim=-1)
+        heads_BTAD = self.query_key_value(hidden_BTH).unflatten(-1, (-1, self.head_dim))
+        rotated_BTAD = rotate_pairs(heads_BTAD, turns, num_heads=sum(self.num_heads[:2]))
+        query_BNTD, key_BGSD, value_BGSD = (
+            part.transpose(1, 2) for part in torch.split(rotated_BTAD, self.num_heads, dim=2)
         )
-        query_BNTD = rotate_pairs(query_BNTD, *rotary)
-        key_BGSD = rotate_pairs(key_BGTD, *rotary)
-        value_BGSD = value_BGTD
         if past_key_values is not None:
             key_BGSD, value_BGSD = past_key_values.update(key_BGSD, value_BGSD, self.layer_idx)
         elif prefix is not None:
@@ -128,8 +124,7 @@ class ChatGLMMLP(nn.Module):
 
     def forward(self, hidden_BTH: Tensor) -> Tensor:
         """Transform each position on its own."""
-        gate, value = self.dense_h_to_4h(hidden_BTH).chunk(2, dim=-1)
-        return self.dense_4h_to_h(nn.functional.silu(gate) * value)  # type: ignore[no-any-return]
+        return self.dense_4h_to_h(swiglu(self.dense_h_to_4h(hidden_BTH)))  # type: ignore[no-any-return]
 
 
 class ChatGLMBlock(GradientCheckpointingLayer):
@@ -149,7 +144,7 @@ class ChatGLMBlock(GradientCheckpointingLayer):
         self,
         hidden_BTH: Tensor,
         attention_mask: Tensor | None,
-        rotary: tuple[Tensor, Tensor],
+        turns: Tensor,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
@@ -157,7 +152,7 @@ class ChatGLMBlock(GradientCheckpointingLayer):
         attended_BTH, probabilities = self.self_attention(
             self.input_layernorm(hidden_BTH),
             attention_mask,
-            rotary,
+            turns,
             past_key_values=past_key_values,
             **kwargs,
         )
@@ -287,7 +282,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             position_ids = _positions(hidden_BTH, attention_mask, num_cached)
         self._check_length(num_cached + hidden_BTH.shape[1])
         mask = self._mask(hidden_BTH, attention_mask, position_ids, past_key_values, prefix)
-        rotary = rotary_tables(self.config, position_ids)
+        turns = torch.complex(*rotary_tables(self.config, position_ids)).transpose(1, 2)
 
         states: list[Tensor] = [hidden_BTH]
         probabilities: list[Any] = []
@@ -295,7 +290,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             hidden_BTH, layer_probabilities = layer(
                 hidden_BTH,
                 mask,
-                rotary,
+                turns,
                 past_key_values=past_key_values,
                 prefix=prefix[number] if prefix else None,
                 **kwargs,
