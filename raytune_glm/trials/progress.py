@@ -6,16 +6,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
 
 from raytune_glm.search import SearchSettings
+from raytune_glm.trials.bar import bar
 from raytune_glm.trials.records import State, TrialRow
 
 if TYPE_CHECKING:
@@ -42,18 +35,7 @@ class Progress:
         self._better = max if mode == "max" else min
         self._ended = 0
         self._best: float | None = None
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            disable=not console.is_terminal,
-        )
+        self._bar = bar(console)
         self._task = self._bar.add_task("", total=search.num_trials)
         for row in rows:
             self._count(row)

@@ -8,17 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from raytune_glm import files
 from raytune_glm.metrics import METRICS
+from raytune_glm.trials.bar import bar
 from raytune_glm.trials.records import ResultsFolder
 
 REPORTS = "metrics.jsonl"
@@ -42,18 +35,7 @@ class Watch:
         self._total_steps = total_steps
         self._told = len(files.read_lines(self._metrics))
         self._spoken_at = time.monotonic()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            disable=not console.is_terminal,
-        )
+        self._bar = bar(console)
         self._task = self._bar.add_task("starting the workers, loading the model", total=None)
 
     def __enter__(self) -> Watch:
