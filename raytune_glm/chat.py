@@ -14,7 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from raytune_glm.command import choose_device, exit_status
+from raytune_glm.command import (
+    add_base_settings,
+    add_device,
+    add_model,
+    choose_device,
+    exit_status,
+    hush_libraries,
+)
 
 if TYPE_CHECKING:
     from raytune_glm.conversation import Conversation
@@ -26,6 +33,7 @@ _DEFAULT_NEW_TOKENS = 512
 def main(argv: list[str] | None = None) -> int:
     """Run the command; give its exit status."""
     arguments = _parser().parse_intermixed_args(argv)
+    hush_libraries()
     return exit_status(lambda: _chat(arguments))
 
 
@@ -35,17 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Talk to a model. clear: forget what was said. stop: leave. Ctrl-C: end an "
         "answer.",
     )
-    parser.add_argument(
-        "model",
-        help="a sweep's results, a trial's folder, an adapter's, or a model's or its hub id",
-    )
-    parser.add_argument(
-        "settings",
-        nargs="*",
-        default=[],
-        metavar="model.key=value",
-        help="settings of the base, such as model.path=/models/chatglm3-6b model.precision=bf16",
-    )
+    add_model(parser, kinds="an adapter's, or a model's or its hub id")
+    add_base_settings(parser, examples="model.path=/models/chatglm3-6b model.precision=bf16")
     parser.add_argument("--system", metavar="TEXT", help="what the model is told at the start")
     for flag, kind, default, text in (
         ("--max-new-tokens", int, None, f"longest answer (default: {_DEFAULT_NEW_TOKENS})"),
@@ -64,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(
             flag, type=kind, default=default, metavar="N" if kind is int else "X", help=text + shown
         )
-    parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU if there is one)")
+    add_device(parser)
     return parser
 
 

@@ -1,33 +1,79 @@
-"""What the commands that need no Ray have in common: how they end, and where they compute."""
+"""What the commands have in common: how they end, the words they take, and where they compute."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 import warnings
 from collections.abc import Callable
 
 
-def exit_status(run: Callable[[], int]) -> int:
-    """Run a command; turn what the user did wrong into one message and status 2."""
+def exit_status(run: Callable[[], int], *, interrupted: str = "interrupted") -> int:
+    """Run a command; turn what the user did wrong into one message and status 2.
+
+    Args:
+        run: The command's work; gives its exit status.
+        interrupted: What to say where Ctrl-C ends it.
+    """
     from raytune_glm.errors import UserError
 
-    _hush_libraries()
     try:
         return run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         return 1
 
 
-def _hush_libraries() -> None:
+def hush_libraries() -> None:
     """Keep off the terminal what libraries tell each other: nobody who runs a command can act."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     for name in ("bitsandbytes", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def add_overrides(parser: argparse.ArgumentParser, *, examples: str) -> None:
+    """Let a command that trains take settings behind its file."""
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key.path=value",
+        help=f"settings to change, such as {examples}",
+    )
+
+
+def add_check(parser: argparse.ArgumentParser) -> None:
+    """Let a command that trains only say what it would do."""
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="check the file, the model and the data, print what would be done, start nothing",
+    )
+
+
+def add_model(parser: argparse.ArgumentParser, *, kinds: str) -> None:
+    """Let a command take what `tuned.find` finds."""
+    parser.add_argument("model", help=f"a sweep's results, a trial's folder, {kinds}")
+
+
+def add_base_settings(parser: argparse.ArgumentParser, *, examples: str) -> None:
+    """Let a command take settings of the base, which `tuned.find` reads."""
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        default=[],
+        metavar="model.key=value",
+        help=f"settings of the base, such as {examples}",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Let a command be told where to compute; `choose_device` reads it."""
+    parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU if there is one)")
 
 
 def choose_device(wanted: str | None) -> str:

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raytune_glm.errors import ConfigError, UserError
+from raytune_glm.command import exit_status
+from raytune_glm.errors import ConfigError
 
 if TYPE_CHECKING:
     from raytune_glm.trials.orders import Order
@@ -22,14 +23,7 @@ ANSWER_WITHIN_S = 60.0
 def main(argv: list[str] | None = None) -> int:
     """Run the command; give its exit status."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 1
+    return exit_status(lambda: _run(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

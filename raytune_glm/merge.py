@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from raytune_glm.command import exit_status
+from raytune_glm.command import add_base_settings, add_model, exit_status, hush_libraries
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -18,6 +18,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 def main(argv: list[str] | None = None) -> int:
     """Run the command; give its exit status."""
     arguments = _parser().parse_intermixed_args(argv)
+    hush_libraries()
     return exit_status(lambda: _merge(arguments))
 
 
@@ -27,15 +28,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Merge what was trained into its base, and write a checkpoint in the base's "
         "own layout that loads wherever the base does.",
     )
-    parser.add_argument("model", help="a sweep's results, a trial's folder, or an adapter's")
+    add_model(parser, kinds="or an adapter's")
     parser.add_argument("out", type=Path, help="the folder to write; it must not exist")
-    parser.add_argument(
-        "settings",
-        nargs="*",
-        default=[],
-        metavar="model.key=value",
-        help="settings of the base, such as model.path=/models/chatglm3-6b where it has moved",
-    )
+    add_base_settings(parser, examples="model.path=/models/chatglm3-6b where it has moved")
     parser.add_argument(
         "--format",
         choices=("hf", "state_dict"),

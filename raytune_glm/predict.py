@@ -10,7 +10,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raytune_glm.command import choose_device, exit_status
+from raytune_glm.command import (
+    add_base_settings,
+    add_device,
+    add_model,
+    choose_device,
+    exit_status,
+    hush_libraries,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +36,7 @@ _DEFAULT_NEW_TOKENS = 256
 def main(argv: list[str] | None = None) -> int:
     """Run the command; give its exit status."""
     arguments = _parser().parse_intermixed_args(argv)
+    hush_libraries()
     return exit_status(lambda: _predict(arguments))
 
 
@@ -39,19 +47,10 @@ def _parser() -> argparse.ArgumentParser:
         "there.",
         epilog="Run the same command again to go on where it was stopped.",
     )
-    parser.add_argument(
-        "model",
-        help="a sweep's results, a trial's folder, an adapter's, or a model's or its hub id",
-    )
+    add_model(parser, kinds="an adapter's, or a model's or its hub id")
     parser.add_argument("rows", help="JSON or JSON Lines in any row format, answered or not")
     parser.add_argument("out", type=Path, help="the JSONL file to write; it must not exist")
-    parser.add_argument(
-        "settings",
-        nargs="*",
-        default=[],
-        metavar="model.key=value",
-        help="settings of the base, such as model.path=/models/chatglm3-6b model.precision=bf16",
-    )
+    add_base_settings(parser, examples="model.path=/models/chatglm3-6b model.precision=bf16")
     trained = "default: what the model was trained with, else"
     for flag, kind, text in (
         ("--max-new-tokens", int, f"longest answer ({trained} {_DEFAULT_NEW_TOKENS})"),
@@ -73,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         parser.add_argument(flag, type=kind, metavar="N" if kind is int else "X", help=text)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn")
-    parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU if there is one)")
+    add_device(parser)
     return parser
 
 

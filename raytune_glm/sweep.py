@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raytune_glm.errors import UserError
+from raytune_glm.command import add_check, add_overrides, exit_status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,14 +34,9 @@ documentation: README.md, docs/sweep_file.md (every setting), docs/data.md (row 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; give its exit status."""
     arguments = _parser().parse_intermixed_args(argv)
-    try:
-        return _sweep(arguments.sweep, arguments.overrides, only_check=arguments.check)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 1
+    return exit_status(
+        lambda: _sweep(arguments.sweep, arguments.overrides, only_check=arguments.check)
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,18 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("sweep", type=Path, help="the sweep file, YAML")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key.path=value",
-        help="settings to change, such as model.path=/models/chatglm3-6b or search.num_trials=20",
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="check the file, the model and the data, print what would be done, start nothing",
-    )
+    add_overrides(parser, examples="model.path=/models/chatglm3-6b or search.num_trials=20")
+    add_check(parser)
     return parser
 
 

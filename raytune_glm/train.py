@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raytune_glm.errors import UserError
+from raytune_glm.command import add_check, add_overrides, exit_status
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from raytune_glm.config import SweepConfig
     from raytune_glm.config.check import Plan
+    from raytune_glm.legacy import Translation
     from raytune_glm.trials.records import ResultsFolder, TrialRow
 
 EPILOG = """\
@@ -35,15 +36,10 @@ docs/migration.md (old flags)
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; give its exit status."""
-    words = sys.argv[1:] if argv is None else argv
-    try:
-        return _train(words)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
-        return 1
+    return exit_status(
+        lambda: _train(_read(sys.argv[1:] if argv is None else argv)),
+        interrupted="interrupted: run the same command again to go on",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,22 +54,43 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="the run file, YAML; a sweep's best.yaml and a trial's config.yaml are such files",
     )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key.path=value",
-        help="settings to change, such as method.rank=16 or run.num_workers=4",
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="check the file, the model and the data, print what would be done, start nothing",
-    )
+    add_overrides(parser, examples="method.rank=16 or run.num_workers=4")
+    add_check(parser)
     return parser
 
 
-def _train(words: list[str]) -> int:
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What the command line asks for."""
+
+    file: Path | None = None
+    """The run file; None where an old command stands in its place."""
+    old: Translation | None = None
+    """The old command, translated."""
+    overrides: tuple[str, ...]
+    only_check: bool
+
+    def load(self) -> SweepConfig:
+        """Read the run file, or the one that the old command became."""
+        from raytune_glm.config import load_run, parse_run
+
+        if self.old is not None:
+            return parse_run(self.old.text, self.overrides, source="the translated command")
+        assert self.file is not None, "there is a run file or an old command"
+        return load_run(self.file, self.overrides)
+
+
+def _read(words: list[str]) -> _Request:
+    from raytune_glm.legacy import is_old_command, translate
+
+    if is_old_command(words):
+        old = translate(words)
+        return _Request(old=old, overrides=old.overrides, only_check=old.only_check)
+    found = _parser().parse_intermixed_args(words)
+    return _Request(file=found.run, overrides=tuple(found.overrides), only_check=found.check)
+
+
+def _train(request: _Request) -> int:
     from rich.console import Console
 
     from raytune_glm.config.check import check_run
@@ -82,40 +99,18 @@ def _train(words: list[str]) -> int:
 
     # Bound to the terminal as it is now: what libraries print while workers run goes to a file.
     console = Console(file=sys.stdout, soft_wrap=True)
-    request = _read(words, console)
-    plan = check_run(request.run)
-    console.print(describe_run(request.run, plan), highlight=False, markup=False)
+    if request.old is not None:
+        console.print(request.old.text, highlight=False, markup=False)
+    run = request.load()
+    plan = check_run(run)
+    console.print(describe_run(run, plan), highlight=False, markup=False)
     if request.only_check:
-        console.print(measured_lengths(request.run, plan), highlight=False, markup=False)
+        console.print(measured_lengths(run, plan), highlight=False, markup=False)
         return 0
-    return _start(request, plan, console)
+    return _start(run, plan, console, old=request.old)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """What the command line asks for."""
-
-    run: SweepConfig
-    only_check: bool
-    translated: str | None
-    """The run file that an old command's flags became."""
-
-
-def _read(words: list[str], console: Console) -> _Request:
-    from raytune_glm.config import load_run, parse_run
-    from raytune_glm.legacy import is_old_command, translate
-
-    if is_old_command(words):
-        old = translate(words)
-        console.print(old.text, highlight=False, markup=False)
-        run = parse_run(old.text, old.overrides, source="the translated command")
-        return _Request(run=run, only_check=old.only_check, translated=old.text)
-    arguments = _parser().parse_intermixed_args(words)
-    run = load_run(arguments.run, arguments.overrides)
-    return _Request(run=run, only_check=arguments.check, translated=None)
-
-
-def _start(request: _Request, plan: Plan, console: Console) -> int:
+def _start(run: SweepConfig, plan: Plan, console: Console, *, old: Translation | None) -> int:
     """Train what is left of the run, write its results; give the exit status."""
     from raytune_glm import files
     from raytune_glm.log import log_to_file
@@ -126,15 +121,14 @@ def _start(request: _Request, plan: Plan, console: Console) -> int:
     from raytune_glm.trials.leftovers import end_leftovers
     from raytune_glm.trials.records import ResultsFolder, State
 
-    run = request.run
     results = ResultsFolder(run.run.folder, alone=True)
     tree = {**run.model_dump(mode="json"), "search": {"metric": run.search.metric}}
     with lock.held(results.root):
         end_leftovers(results)
         write_settings(results, tree)
         write_origin(results, run)
-        if request.translated is not None:
-            files.write_text(results.root / "command.yaml", request.translated)
+        if old is not None:
+            files.write_text(results.root / "command.yaml", old.text)
         log_to_file(results.root / "train.log")
         row = read_row(results) or _run(run, plan, results, console)
         print_run_outcome(results, run, row, console)
