@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from raytune_glm.config import RunConfig
     from raytune_glm.models.family import Family
 
 
@@ -49,6 +50,26 @@ class Evaluator:
     """Rows in one forward pass of one worker."""
     max_new_tokens: int
     """Longest generated answer."""
+
+    @classmethod
+    def of_run(
+        cls,
+        run: RunConfig,
+        rows: Dataset,
+        *,
+        metrics: Collection[str],
+        family: Family,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Evaluator:
+        """Score as a run's settings say, by `eval_loss` and `metrics`."""
+        return cls(
+            rows=rows,
+            metrics=sorted({"eval_loss", *metrics}),
+            family=family,
+            tokenizer=tokenizer,
+            batch_size=run.train.eval_batch_size,
+            max_new_tokens=run.train.max_new_tokens,
+        )
 
     def evaluate(
         self, model: PreTrainedModel, device: torch.device, *, in_step: bool = False

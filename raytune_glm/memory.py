@@ -11,6 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import device
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +74,15 @@ def _data_bytes() -> int:
         if line.startswith("VmData:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError("Linux tells VmData of every process")
+
+
+def peak_bytes(where: device) -> int:
+    """Largest memory of this process so far: of the GPU's allocator, or on a CPU all of it."""
+    import torch
+
+    if where.type == "cuda":
+        return torch.cuda.max_memory_allocated(where)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
 
 
 ENOUGH_FREE = 0.9

@@ -79,13 +79,8 @@ def score_model(
     for split in splits:
         held_out = rows[split]
         if held_out is not None:
-            evaluator = Evaluator(
-                rows=held_out,
-                metrics=metrics,
-                family=family,
-                tokenizer=tokenizer,
-                batch_size=run.train.eval_batch_size,
-                max_new_tokens=run.train.max_new_tokens,
+            evaluator = Evaluator.of_run(
+                run, held_out, metrics=metrics, family=family, tokenizer=tokenizer
             )
             found = evaluator.evaluate(model, model.device)
             scores[split] = SplitScores(

@@ -24,6 +24,7 @@ LAYERS = (
     ("trials", "report"),
     ("packing",),
     ("worker", "score", "ladder", "tuned", "prediction", "conversation", "merging"),
+    ("logbook", "endings"),
     ("engine", "evaluate", "answering", "checkpoint"),
     ("config",),
     ("data", "methods", "tracking"),

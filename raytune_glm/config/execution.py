@@ -11,6 +11,9 @@ _PACKED_TRAIN_SETTINGS = frozenset(
         *("batch_size", "micro_batch_size", "max_steps", "epochs", "seed"),
         *("weight_decay", "betas", "adam_epsilon", "gradient_checkpointing"),
         *(
+            "warmup_steps",
+            "group_by_length",
+            "patience",
             "save_total_limit",
             "eval_every_steps",
             "eval_batch_size",

@@ -1,10 +1,30 @@
-"""The arithmetic that follows from a configuration: how many steps, and when to evaluate."""
+"""What follows from a configuration: the order of rows, how many steps, when to evaluate."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from raytune_glm.config.tree import RunConfig, TrainSettings
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from raytune_glm.data.order import BatchOrder
+
+
+def batch_order(train: TrainSettings, rows: Dataset) -> BatchOrder:
+    """The order in which a trial trains on encoded rows."""
+    import numpy as np
+
+    from raytune_glm.data.order import BatchOrder
+
+    return BatchOrder(
+        num_rows=len(rows),
+        batch_size=train.batch_size,
+        seed=train.seed,
+        lengths=np.asarray(rows["length"]) if train.group_by_length else None,
+    )
 
 
 def total_steps(train: TrainSettings, *, num_rows: int) -> int:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-import resource
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from raytune_glm import memory
 from raytune_glm.config.deepspeed_config import deepspeed_config
 from raytune_glm.config.rates import names_by_rate
 from raytune_glm.engine import distributed
@@ -24,6 +23,7 @@ from raytune_glm.engine.probe import last_logits
 from raytune_glm.engine.process import join_process_group, load_ops
 from raytune_glm.engine.refusals import refuse_non_finite, refuse_zero
 from raytune_glm.engine.schedule import learning_rate_factor
+from raytune_glm.engine.trainer import StepStats
 from raytune_glm.models.family import IGNORED_LABEL
 
 if TYPE_CHECKING:
@@ -33,20 +33,6 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, torch.Tensor]
 """`input_ids`, `labels` and `attention_mask` or, packed, `position_ids`, each [rows, tokens]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepStats:
-    """What one optimizer step did."""
-
-    loss: float
-    """Mean cross entropy over the label tokens of the whole step, all ranks."""
-    grad_norm: float | None
-    """2-norm of the step's gradient before clipping, all ranks; none where it overflowed."""
-    learning_rate: float
-    """The rate that the step was taken with; with several, the one of `train.learning_rate`."""
-    skipped: bool
-    """True where fp16's loss scaler found an overflow and left the weights as they were."""
 
 
 MAX_SKIPPED_STEPS = 50
@@ -235,11 +221,8 @@ class DeepSpeedEngine:
         return weights
 
     def peak_memory_bytes(self) -> int:
-        """Largest memory of any rank so far: of the device's allocator, or on a CPU the process."""
-        if self.device.type == "cuda":
-            own = torch.cuda.max_memory_allocated(self.device)
-        else:
-            own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+        """Largest memory of any rank so far; see `memory.peak_bytes`."""
+        own = memory.peak_bytes(self.device)
         return int(distributed.max_over_ranks(float(own), self.device))
 
     def close(self) -> None:

@@ -83,8 +83,8 @@ class Pack:
         return slot
 
     def remove(self, number: int) -> None:
-        """Free a slot."""
-        del self.slots[number]
+        """Free a slot, if it is taken."""
+        self.slots.pop(number, None)
 
     def _share_linear(self, name: str) -> None:
         if name in self._linears:

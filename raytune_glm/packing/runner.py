@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,13 @@ from raytune_glm.config import RunConfig
 from raytune_glm.config.execution import packing_obstacle
 from raytune_glm.data import Split
 from raytune_glm.data.store import EncodedData, encode_splits
-from raytune_glm.errors import NoEffectError, NonFiniteLossError, StorageError, ZeroLossError
+from raytune_glm.endings import ending_by
 from raytune_glm.evaluate import Evaluation, Evaluator
 from raytune_glm.packing.evaluation import evaluate_together
 from raytune_glm.packing.pack import Pack
 from raytune_glm.packing.slot import twin
 from raytune_glm.packing.trial import Rows, SlotTrial
 from raytune_glm.score import score_model
-from raytune_glm.worker import NO_ROOM
 
 log = logging.getLogger(__name__)
 
@@ -94,13 +93,12 @@ class Base:
     def evaluator(self, run: RunConfig, metric: str) -> Evaluator:
         """What scores a trial of this base on dev."""
         assert self.data.dev is not None, "the configuration has dev rows"
-        return Evaluator(
-            rows=self.data.dev,
-            metrics=sorted({"eval_loss", metric, *run.train.metrics}),
+        return Evaluator.of_run(
+            run,
+            self.data.dev,
+            metrics={metric, *run.train.metrics},
             family=self.family,
             tokenizer=self.tokenizer,
-            batch_size=run.train.eval_batch_size,
-            max_new_tokens=run.train.max_new_tokens,
         )
 
 
@@ -109,10 +107,6 @@ class _Member:
     request: Attach
     trial: SlotTrial
     evaluator: Evaluator
-
-
-_FAULTS = (NonFiniteLossError, ZeroLossError, NoEffectError)
-"""What ends one trial as FAILED and leaves the others alone."""
 
 
 class PackRunner:
@@ -170,21 +164,18 @@ class PackRunner:
                 continue
             self._waiting.remove(request)
             try:
-                self._members[request.key] = self._member(request)
-            except (RuntimeError, MemoryError) as error:
-                if not memory.is_out_of_memory(error):
-                    self._refuse(request, error)
-                elif self._members:
-                    self._waiting.append(request)  # until a mate has gone
-                    return
-                else:
-                    self._descend(request, error)
+                member = self._member(request)
             except Exception as error:
-                self._refuse(request, error)
-
-    def _refuse(self, request: Attach, error: Exception) -> None:
-        log.error("%s cannot begin", request.folder.name, exc_info=error)
-        request.report({"ending": {"state": "FAILED", "error": str(error)}})
+                if self._members and memory.is_out_of_memory(error):
+                    self._waiting.insert(0, request)  # until a mate has gone
+                    return
+                log.exception("%s cannot begin", request.folder.name)
+                self._end(request, error)
+                continue
+            if member.trial.is_over:  # a kill came between its last save and its end
+                member.trial.finish()
+            else:
+                self._members[request.key] = member
 
     def _member(self, request: Attach) -> _Member:
         base = self._base_of(request.run, request.data_cache)
@@ -252,35 +243,36 @@ class PackRunner:
                 if not memory.is_out_of_memory(error):
                     raise
                 self._shrink(group, error)
-                return
+                break
             seconds = (time.monotonic() - started) / len(group)
             for key, member in group.items():
                 try:
                     if member.trial.passed(losses[member.trial.number], seconds=seconds):
                         due.append(key)
-                except _FAULTS as error:
-                    self._fail(key, "FAILED", str(error))
+                except Exception as error:
+                    self._fail(key, error)
         if due:
             self._evaluate(pack, due)
 
     def _shrink(self, group: dict[Hashable, _Member], error: Exception) -> None:
-        """After memory ran out: take the steps that were going on again, fewer trials at a time."""
+        """After memory ran out: take the group's steps again, fewer trials at a time."""
         log.warning("out of memory with %d trials in a pass: %s", len(group), error)
-        for member in self._members.values():
+        if len(group) == 1:
+            [key] = group
+            self._fail(key, error)
+            return
+        for member in group.values():
             member.trial.restart_step()
+        self._empty_cache()
+        self._together = max(1, len(group) // 2)
+
+    def _empty_cache(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        if len(group) > 1:
-            self._together = max(1, len(group) // 2)
-            return
-        [(key, member)] = group.items()
-        self._remove(key)
-        self._descend(member.request, error)
 
-    def _descend(self, request: Attach, error: Exception) -> None:
+    def _descend(self, request: Attach, text: str) -> None:
         """Take a trial that does not fit even alone to the next rung of the ladder."""
         run = ladder.applied(request.run, request.folder)
-        text = f"out of memory: {error}"
         changes = ladder.descend(run, request.folder, text, on_gpu=self._device.type == "cuda")
         if changes is None or packing_obstacle(ladder.applied(run, request.folder)) is not None:
             request.report({"ending": {"state": "INFEASIBLE", "error": text}})
@@ -289,30 +281,49 @@ class PackRunner:
         request.report({"retry": changes})
         self._waiting.insert(0, request)
 
-    def _evaluate(self, pack: Pack, due: Iterable[Hashable]) -> None:
+    def _evaluate(self, pack: Pack, due: Sequence[Hashable]) -> None:
         members = {key: self._members[key] for key in due}
+        found: dict[int, Evaluation] | None = None
         started = time.monotonic()
-        found: dict[int, Evaluation] = evaluate_together(
-            pack, {m.trial.number: m.evaluator for m in members.values()}
-        )
+        try:
+            found = evaluate_together(pack, {m.trial.number: m.evaluator for m in members.values()})
+        except Exception as error:
+            if len(due) == 1:
+                self._fail(due[0], error)
+                return
+            log.warning("%d trials cannot be evaluated together: %s", len(due), error)
+        if found is None:  # outside the handler, whose error holds on to memory
+            self._empty_cache()
+            for key in due:
+                self._evaluate(pack, [key])
+            return
         seconds = (time.monotonic() - started) / len(members)
         for key, member in members.items():
             trial = member.trial
             try:
                 trial.evaluated(found[trial.number], member.evaluator.rows, seconds=seconds)
-            except _FAULTS as error:
-                self._fail(key, "FAILED", str(error))
-                continue
-            except StorageError as error:
-                self._fail(key, NO_ROOM, str(error))
+            except Exception as error:
+                self._fail(key, error)
                 continue
             if trial.is_over:
-                self._remove(key)
+                del self._members[key]
+                trial.finish()
 
-    def _fail(self, key: Hashable, state: str, error: str) -> None:
-        log.error("%s", error)
-        self._members[key].trial.fail(state, error)
+    def _fail(self, key: Hashable, error: Exception) -> None:
+        """Have a trial leave that cannot go on as it is; the others do."""
+        log.error("trial %s cannot go on: %s", key, error, exc_info=error)
+        request = self._members[key].request
         self._remove(key)
+        self._empty_cache()
+        self._end(request, error)
+
+    def _end(self, request: Attach, error: Exception) -> None:
+        """Report how an error ends a trial, or go on with it where less memory may do."""
+        ending = ending_by(error)
+        if ending["state"] == "INFEASIBLE":
+            self._descend(request, ending["error"])
+        else:
+            request.report({"ending": ending})
 
 
 def _base_key(run: RunConfig) -> str:

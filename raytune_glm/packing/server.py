@@ -23,6 +23,7 @@ from typing import Any
 
 from raytune_glm import files
 from raytune_glm.config import RunConfig, trial_file, trial_run
+from raytune_glm.endings import ending_by
 from raytune_glm.packing.runner import Attach, Close, Leave, PackRunner, Score
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,11 @@ class _Talk:
             case {"attach": asked}:
                 self._leave()
                 self._key = f"{self.name}-{next(self._trials)}"
-                self._attach(self._key, asked)
+                try:
+                    self._attach(self._key, asked)
+                except Exception as error:
+                    log.exception("a trial cannot be attached")
+                    self._report(self._key, {"ending": ending_by(error)})
             case {"leave": _}:
                 self._leave()
             case {"score": asked}:

@@ -11,17 +11,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from raytune_glm import memory
 from raytune_glm.config.rates import names_by_rate
 from raytune_glm.engine.probe import last_logits
 from raytune_glm.engine.refusals import refuse_non_finite, refuse_zero
 from raytune_glm.engine.schedule import learning_rate_factor
+from raytune_glm.engine.trainer import StepStats
 from raytune_glm.errors import ModelError
 from raytune_glm.packing.linear import Update
 
@@ -53,15 +54,6 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
 def seed(number: int) -> None:
     """Start torch's random streams anew."""
     torch.manual_seed(number)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlotStep:
-    """What one optimizer step of one slot did."""
-
-    loss: float
-    grad_norm: float
-    learning_rate: float
 
 
 class Slot:
@@ -120,7 +112,7 @@ class Slot:
         ]
 
     @property
-    def num_trained(self) -> int:
+    def trainable_parameters(self) -> int:
         """Parameters that train."""
         return self._master.numel()
 
@@ -164,7 +156,7 @@ class Slot:
         finally:
             _set_random_state(self.device, outside)
 
-    def step(self, loss: float, *, number: int, total_steps: int) -> SlotStep:
+    def step(self, loss: float, *, number: int, total_steps: int) -> StepStats:
         """Take an optimizer step with the gradient that has come together, and clear it.
 
         Args:
@@ -190,7 +182,7 @@ class Slot:
             number,
             schedule=train.schedule,
             total_steps=total_steps,
-            warmup_ratio=train.warmup_ratio,
+            warmup_ratio=train.warmup_share(total_steps),
         )
         gradients = torch.split(self._gradient.to(self._master.dtype), self._sizes)
         for group, gradient in zip(self._optimizer.param_groups, gradients, strict=True):
@@ -201,7 +193,7 @@ class Slot:
             self._working.copy_(self._master)
         self.applied_steps += 1
         self._begin_step()
-        return SlotStep(
+        return StepStats(
             loss=loss, grad_norm=norm, learning_rate=self._optimizer.param_groups[0]["lr"]
         )
 
@@ -221,6 +213,10 @@ class Slot:
     def trained_weights(self) -> dict[str, Tensor]:
         """Copy what trains to the CPU, by parameter name."""
         return {name: p.detach().cpu().clone() for name, p in self.trained.items()}
+
+    def peak_memory_bytes(self) -> int:
+        """Largest memory so far of the whole pack."""
+        return memory.peak_bytes(self.device)
 
     def save_state(self, folder: Path, tag: str) -> None:
         """Write what going on needs (weights, AdamW's moments, random stream) to `folder / tag`."""

@@ -7,29 +7,18 @@ are the pack's. Read next: `runner`.
 from __future__ import annotations
 
 import logging
-import math
-import resource
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from raytune_glm import files
-from raytune_glm.checkpoint import Checkpoints
 from raytune_glm.config import RunConfig
-from raytune_glm.config.plan import is_evaluated, total_steps
-from raytune_glm.data.collation import collate
-from raytune_glm.data.order import BatchOrder, micro_batches
-from raytune_glm.engine.deepspeed import StepStats
-from raytune_glm.engine.probe import Probe
-from raytune_glm.errors import NonFiniteLossError
+from raytune_glm.config.plan import batch_order
+from raytune_glm.data.order import micro_batches
 from raytune_glm.log import log_to_file
-from raytune_glm.metrics import METRICS, preference
+from raytune_glm.logbook import Logbook
 from raytune_glm.packing.pack import DataRow, Pack
-from raytune_glm.worker import LoopState, Report, drop_lines_after, track, write_predictions
+from raytune_glm.worker import Report
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,18 +31,14 @@ class Rows:
 
     def __init__(self, rows: Dataset) -> None:
         """Read from `rows` as they are asked for."""
-        self._rows = rows
+        self.dataset = rows
         self._read: dict[int, DataRow] = {}
-
-    def __len__(self) -> int:
-        """Give the number of rows."""
-        return len(self._rows)
 
     def __getitem__(self, index: int) -> DataRow:
         """Give a row: `input_ids`, `labels`, `num_labels`, `length`."""
         row = self._read.get(index)
         if row is None:
-            row = self._read[index] = self._rows[index]
+            row = self._read[index] = self.dataset[index]
         return row
 
 
@@ -88,46 +73,44 @@ class SlotTrial:
         self._log_handler = log_to_file(folder / "worker.log", name=self._log.name)
         self._pack = pack
         self._rows = rows
-        self._folder = folder
-        self._metric = METRICS[metric]
         self._report = report
-        self._order = BatchOrder(
-            num_rows=len(rows), batch_size=run.train.batch_size, seed=run.train.seed
-        )
-        self.total_steps = total_steps(run.train, num_rows=len(rows))
-        self._slot = pack.add(number, run)
-        self._checkpoints = Checkpoints(
-            folder / "checkpoint",
-            run.method,
-            save_total_limit=run.train.save_total_limit,
-            probe=Probe(self._slot, collate([rows[0]], pad_token_id=0)),
-        )
-        saved = self._checkpoints.resume(self._slot)
-        self.state = LoopState() if saved is None else LoopState(**saved)
-        drop_lines_after(folder / "train.jsonl", self.state.step)
-        self._trackers = track(run, folder)
-        self._trackers.log_again(files.read_lines(folder / "train.jsonl"), self.state.reports)
+        self._order = batch_order(run.train, rows.dataset)
         self._waiting: list[Sequence[DataRow]] = []
         self._step_loss = self._step_seconds = 0.0
         self._step_rows: list[DataRow] = []
-        self._stats: StepStats | None = None
-        self._log.info(
-            "in slot %d of a pack at step %d of %d", number, self.state.step, self.total_steps
-        )
-        for told in self.state.reports:
-            report(told)
-        if self.state.first_step_at is None:
-            self.state.first_step_at = time.time()
+        try:
+            self._slot = pack.add(number, run)
+            self._book = Logbook(
+                self._slot, run, folder=folder, metric=metric, order=self._order, row=rows[0]
+            )
+            told = self._book.resume()
+        except BaseException:
+            pack.remove(number)
+            self._close_log()
+            raise
+        self._log.info("in slot %d of a pack at step %d of %d", number, self.step, self.total_steps)
+        for former in told:
+            report(former)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self._book.state.step
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole trial."""
+        return self._book.total_steps
 
     @property
     def is_over(self) -> bool:
-        """Whether all steps are done."""
-        return self.state.step >= self.total_steps
+        """Whether there is nothing more to train."""
+        return self._book.is_over
 
     def next_rows(self) -> Sequence[DataRow]:
         """Give the rows of the next pass: a micro-batch of the step that is going on."""
         if not self._waiting:
-            indices = self._order.batch_at(self.state.step)
+            indices = self._order.batch_at(self.step)
             pieces = micro_batches(
                 indices, rank=0, world_size=1, micro_batch_size=self.run.train.micro_batch_size
             )
@@ -164,27 +147,14 @@ class SlotTrial:
         if self._waiting:
             return False
         started = time.monotonic()
-        done = self._slot.step(
-            self._step_loss, number=self.state.step, total_steps=self.total_steps
-        )
-        self._stats = StepStats(
-            loss=done.loss,
-            grad_norm=done.grad_norm,
-            learning_rate=done.learning_rate,
-            skipped=False,
-        )
-        self.state.count(
-            self._stats,
-            tokens=sum(_count(row, "length") for row in self._step_rows),
-            seconds=self._step_seconds + time.monotonic() - started,
-        )
+        stats = self._slot.step(self._step_loss, number=self.step, total_steps=self.total_steps)
+        step_seconds = self._step_seconds + time.monotonic() - started
         self._step_loss = self._step_seconds = 0.0
-        step = self.state.step
-        if step % self.run.train.log_every_steps == 0 or step == self.total_steps:
-            line = {"step": step, **asdict(self._stats)}
-            files.append_line(self._folder / "train.jsonl", line)
-            self._trackers.log_step(line)
-        return is_evaluated(self.run, step, self.total_steps)
+        return self._book.count(
+            stats,
+            tokens=sum(_count(row, "length") for row in self._step_rows),
+            seconds=step_seconds,
+        )
 
     def evaluated(self, evaluation: Evaluation, rows: Dataset, *, seconds: float) -> None:
         """Report an evaluation and save a checkpoint.
@@ -196,58 +166,27 @@ class SlotTrial:
 
         Raises:
             NonFiniteLossError: The loss on dev is not finite.
+            StorageError: The disk has no room for the checkpoint.
+            NoEffectError: Training has changed nothing.
         """
-        loss = evaluation.values["eval_loss"]
-        if not math.isfinite(loss):
-            raise NonFiniteLossError(
-                f"eval_loss became {loss}; the likely cause is that train.learning_rate="
-                f"{self.run.train.learning_rate:g} is too high: lower it"
-            )
-        state = self.state
-        state.seconds += seconds
-        state.reports.append(self._report_of(evaluation))
-        self._trackers.log_evaluation(state.reports[-1])
-        value = preference(evaluation.values, self._metric)
-        is_best = state.best is None or value > state.best
-        if is_best:
-            state.best = value
-            if evaluation.answers is not None:
-                write_predictions(self._folder, rows, evaluation.answers)
-        self._checkpoints.save(self._slot, step=state.step, loop=asdict(state), best=is_best)
-        self._log.info("step %d: %s", state.step, evaluation.values)
-        self._report(state.reports[-1])
+        report = self._book.keep(evaluation, rows, seconds=seconds, execution="packed")
+        self._log.info("step %d: %s", self.step, evaluation.values)
+        self._report(report)
 
-    def _report_of(self, evaluation: Evaluation) -> dict[str, Any]:
-        assert self._stats is not None, "an evaluation follows a step"
-        state = self.state
-        return {
-            "step": state.step,
-            "total_steps": self.total_steps,
-            "epoch": self._order.epoch_at(state.step),
-            "train_loss": state.take_mean_loss(),
-            **evaluation.values,
-            "learning_rate": self._stats.learning_rate,
-            "grad_norm": self._stats.grad_norm,
-            "skipped_steps": 0,
-            "seconds": state.seconds,
-            "device_seconds": state.seconds,  # each member's part of the pack's one device
-            "tokens_per_second": state.tokens / state.train_seconds,
-            "peak_memory_bytes": _peak_memory_bytes(self._slot.device),
-            "trainable_parameters": self._slot.num_trained,
-            "first_step_at": state.first_step_at,
-            "execution": "packed",
-        }
-
-    def fail(self, state: str, error: str) -> None:
-        """Report why the trial ends before its last step."""
-        self._log.error("%s", error)
-        self._report({"ending": {"state": state, "error": error}})
+    def finish(self) -> None:
+        """Free the slot of a trial that is over; report why, where steps were left."""
+        self.leave()
+        if self._book.early_ending is not None:
+            self._report({"ending": self._book.early_ending})
 
     def leave(self) -> None:
         """Free the slot."""
         self._pack.remove(self.number)
-        self._trackers.close()
-        self._log.info("left the pack after step %d", self.state.step)
+        self._book.close()
+        self._log.info("left the pack after step %d", self.step)
+        self._close_log()
+
+    def _close_log(self) -> None:
         self._log.removeHandler(self._log_handler)
         self._log_handler.close()
 
@@ -255,10 +194,3 @@ class SlotTrial:
 def _count(row: Mapping[str, Any], column: str) -> int:
     count: int = row[column]
     return count
-
-
-def _peak_memory_bytes(device: torch.device) -> int:
-    """Largest memory so far of the whole pack."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB

@@ -16,13 +16,13 @@ from ray.train import UserCallback
 
 from raytune_glm import files, ladder
 from raytune_glm.config import SweepConfig, run_of
+from raytune_glm.endings import ENDING, NO_ROOM, Ending
 from raytune_glm.metrics import METRICS, preference
 from raytune_glm.search.schedulers import STEP
 from raytune_glm.trials.cluster import Placement
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow, trial_row
-from raytune_glm.trials.trainable import Ending, train_down_the_ladder
+from raytune_glm.trials.trainable import train_down_the_ladder
 from raytune_glm.trials.watch import REPORTS, Watch
-from raytune_glm.worker import ENDING, NO_ROOM
 
 log = logging.getLogger(__name__)
 

@@ -19,13 +19,13 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from raytune_glm.checkpoint import drop_state
+from raytune_glm.endings import NO_ROOM
 from raytune_glm.search.schedulers import STEP
 from raytune_glm.trials.disk import DiskBudget
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import State
 from raytune_glm.trials.steering import Steering
-from raytune_glm.worker import NO_ROOM
 
 log = logging.getLogger(__name__)
 

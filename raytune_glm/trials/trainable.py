@@ -19,14 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from raytune_glm import files, ladder
 from raytune_glm.config import RunConfig, trial_file, trial_run
+from raytune_glm.endings import ENDING, NO_ROOM, Ending, read_ending
 from raytune_glm.search.schedulers import STEP
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
     from ray.train.torch import TorchConfig
-
-Ending = dict[str, str]
-"""Why a trial ended: `state` and `error`."""
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -76,8 +74,6 @@ def train_down_the_ladder(
     Returns:
         Why the run ended before its last step; None where it came to it, or was stopped.
     """
-    from raytune_glm.worker import ENDING, NO_ROOM, read_ending
-
     folder = Path(config["folder"])
     left = read_ending(folder)
     if left is not None and left["state"] == NO_ROOM:
@@ -100,8 +96,6 @@ def _attempt(run: RunConfig, config: Mapping[str, Any], callback: UserCallback) 
     """Train from the last checkpoint with `run`'s settings; None where all went to the end."""
     import ray.train
     from ray.train.torch import TorchTrainer
-
-    from raytune_glm.worker import read_ending
 
     folder = Path(config["folder"])
     uses_gpu = config["resources"].get("GPU", 0) > 0

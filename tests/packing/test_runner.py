@@ -202,6 +202,97 @@ def test_memory_that_does_not_suffice_for_all_is_shared_in_turns_and_then_spared
     host.close()
 
 
+def test_an_evaluation_is_not_lost_where_a_mate_runs_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Pack.train_pass
+
+    def small(self: Pack, batches: Any, **weights: Any) -> Any:
+        if sum(len(rows) for rows in batches.values()) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, batches, **weights)
+
+    monkeypatch.setattr(Pack, "train_pass", small)
+    host = Host(tmp_path, pack_size=2)
+    often = {"train.batch_size": 2, "train.eval_every_steps": 1, "train.max_steps": 20}
+    first = host.attach("first", often)
+    told = _reports(first, 1)
+    # It falls to a pass of its own and fails there, right after a step of the first's.
+    too_big = host.attach("too_big", {"train.micro_batch_size": 4})
+    told += _reports(first, 19)
+    assert [report["step"] for report in told] == list(range(1, 21))
+    assert "retry" in _reports(too_big, 1)[0]
+    host.close()
+
+
+def test_a_trial_that_had_come_to_its_end_trains_no_further(tmp_path: Path) -> None:
+    host = Host(tmp_path, pack_size=1)
+    before = _reports(host.attach("over"), 2)
+    again = host.attach("over")
+    assert _reports(again, 2) == before
+    _reports(host.attach("next"), 2)  # there is one slot, which "over" does not keep
+    assert not again.poll()
+    told = (host.folder("over") / "worker.log").read_text(encoding="utf-8").splitlines()
+    assert told[-1].endswith("left the pack after step 6")
+    host.close()
+
+
+def test_memory_that_does_not_suffice_to_evaluate_together_does_for_each_alone(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Pack.loss_sums
+
+    def small(self: Pack, batches: Any) -> Any:
+        if len(batches) > 1 or len(self.slots[next(iter(batches))].updates) > 8:
+            raise MemoryError("std::bad_alloc")
+        return plain(self, batches)
+
+    monkeypatch.setattr(Pack, "loss_sums", small)
+    together = [host.attach(name) for name in ("a", "b")]
+    for talk in together:
+        assert [report["step"] for report in _reports(talk, 2)] == [3, 6]
+    never = host.attach("never", {"method.target_modules": "all"})
+    states = []
+    while not states:
+        [told] = _reports(never, 1)
+        states = [told["ending"]["state"]] if "ending" in told else []
+    assert states == ["INFEASIBLE"]
+    assert [report["step"] for report in _reports(host.attach("next"), 2)] == [3, 6]
+
+
+def test_a_full_disk_stops_the_trial_that_met_it_and_not_its_host(host: Host) -> None:
+    long = {"train.max_steps": 10**6, "train.log_every_steps": 1}
+    full = host.attach("full", long)
+    _reports(full, 1)
+    link = host.folder("full") / "link"
+    link.symlink_to("/dev/full")
+    link.rename(host.folder("full") / "train.jsonl")
+    ending: dict[str, Any] = {}
+    while not ending:
+        [told] = _reports(full, 1)
+        ending = told.get("ending", {})
+    assert ending["state"] == "NO_ROOM"
+    assert [report["step"] for report in _reports(host.attach("next"), 2)] == [3, 6]
+
+
+def test_a_trial_whose_patience_is_over_is_complete(host: Host) -> None:
+    talk = host.attach(
+        "hopeless",
+        {
+            "train.learning_rate": 1e-12,
+            "train.eval_every_steps": 1,
+            "train.patience": 2,
+            "train.max_steps": 50,
+        },
+    )
+    told = _reports(talk, 1)
+    while "ending" not in told[-1]:
+        told += _reports(talk, 1)
+    assert told[-1]["ending"]["state"] == "COMPLETE"
+    assert "train.patience" in told[-1]["ending"]["note"]
+    assert len(told) < 50
+
+
 def test_nobody_comes_in_without_the_key(host: Host) -> None:
     address = host.knock()
     address.close()
