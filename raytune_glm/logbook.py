@@ -4,7 +4,7 @@
     predictions.jsonl   the answers of the best evaluation
     checkpoint/         the state of the last evaluation, the adapters of the best ones
 
-One for whatever trains: a DeepSpeed engine on several workers (`worker`), of which the first writes,
+One for whatever trains: a DeepSpeed engine on several workers (`worker`), whose first one writes,
 or a slot of a pack (`packing.trial`). Read next: `checkpoint`.
 """
 
