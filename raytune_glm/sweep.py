@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from raytune_glm.config import SweepConfig
     from raytune_glm.config.check import Plan
+    from raytune_glm.trials.cluster import Placement
+    from raytune_glm.trials.hosts import Hosts
     from raytune_glm.trials.ledger import Ledger
     from raytune_glm.trials.records import ResultsFolder
 
@@ -120,46 +122,61 @@ def _run_trials(
 
     from raytune_glm.log import printing_to
     from raytune_glm.report.lengths import describe_lengths
-    from raytune_glm.report.settling import Settling
     from raytune_glm.trials.hosts import Hosts
     from raytune_glm.trials.leftovers import forget
-    from raytune_glm.trials.progress import Progress
-    from raytune_glm.trials.readiness import make_ready
-    from raytune_glm.trials.tuner import run_trials
+    from raytune_glm.trials.readiness import encoding_aside, make_ready
 
-    ray_log = results.root / "ray.log"
     hosts = None
     try:
-        placement, stats = make_ready(sweep, plan, results, console)
-        console.print(describe_lengths(stats, plan), highlight=False, markup=False)
-        progress = Progress(console, sweep.search, mode=ledger.mode, rows=ledger.rows.values())
-        out_of_time = False
-        with printing_to(ray_log):
-            if plan.is_packed:
-                hosts = Hosts(sweep, results, placement)
-                hosts.start()
-            if ledger.num_left:
-                with progress:
-                    out_of_time = run_trials(
-                        sweep,
-                        results,
-                        ledger,
-                        progress,
-                        max_steps=plan.max_steps,
-                        placement=placement,
-                        hosts=hosts,
-                    )
-            if out_of_time or not (ledger.num_left or ledger.live):
-                settling = Settling(sweep, results, placement, hosts, console)
-                if not out_of_time:
-                    settling.confirm(max_steps=plan.max_steps)
-                settling.score_winner()
-        return out_of_time
+        with encoding_aside(sweep, results) as encoded:
+            placement = make_ready(sweep, plan, results, console)
+            with printing_to(results.root / "ray.log"):
+                if plan.is_packed:  # they load the base meanwhile
+                    hosts = Hosts(sweep, results, placement)
+                    hosts.start()
+                stats = encoded.result()
+                console.print(describe_lengths(stats, plan), highlight=False, markup=False)
+                return _search(sweep, plan, results, ledger, console, placement, hosts)
     finally:
         if hosts is not None:
             hosts.close()
         ray.shutdown()
         forget(results)
+
+
+def _search(
+    sweep: SweepConfig,
+    plan: Plan,
+    results: ResultsFolder,
+    ledger: Ledger,
+    console: Console,
+    placement: Placement,
+    hosts: Hosts | None,
+) -> bool:
+    """Run the trials, repeat the best where asked to, score the winner; say as `_run_trials`."""
+    from raytune_glm.report.settling import Settling
+    from raytune_glm.trials.progress import Progress
+    from raytune_glm.trials.tuner import run_trials
+
+    out_of_time = False
+    if ledger.num_left:
+        progress = Progress(console, sweep.search, mode=ledger.mode, rows=ledger.rows.values())
+        with progress:
+            out_of_time = run_trials(
+                sweep,
+                results,
+                ledger,
+                progress,
+                max_steps=plan.max_steps,
+                placement=placement,
+                hosts=hosts,
+            )
+    if out_of_time or not (ledger.num_left or ledger.live):
+        settling = Settling(sweep, results, placement, hosts, console)
+        if not out_of_time:
+            settling.confirm(max_steps=plan.max_steps)
+        settling.score_winner()
+    return out_of_time
 
 
 if __name__ == "__main__":

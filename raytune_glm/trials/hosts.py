@@ -9,6 +9,7 @@ Read next: `raytune_glm.packing.server`, `packed`.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import threading
 from collections import Counter
@@ -23,6 +24,14 @@ from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.trainable import hide_unreserved_gpus, log_to
 
 log = logging.getLogger(__name__)
+
+_RAY_TRAIN_SETTINGS = {
+    # Ray Train looks this often whether a worker has ended; its own 2 s are felt at a sweep's end.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    # A process each host that watches for machines being taken away, which none survives anyway.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+"""Settings that only environment variables reach; what the user has set stays."""
 
 CLOSING_SECONDS = 20.0
 """How long to wait for a host to end before it is left to Ray, which ends what it started."""
@@ -45,6 +54,8 @@ class Hosts:
     def start(self) -> None:
         """Start the hosts; trials may attach at once, and wait for them."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        for name, value in _RAY_TRAIN_SETTINGS.items():
+            os.environ.setdefault(name, value)
         for number in range(len(self._packs.per_host)):
             self._door(number).unlink(missing_ok=True)
             thread = threading.Thread(target=self._keep, args=(number,), name=f"pack-host-{number}")

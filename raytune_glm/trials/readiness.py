@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from raytune_glm.config import SweepConfig
@@ -19,11 +21,37 @@ from raytune_glm.trials.records import ResultsFolder
 if TYPE_CHECKING:
     from rich.console import Console
 
+Stats = dict[Split, SplitStats]
+"""What encoding did to each split."""
+
+
+@contextmanager
+def encoding_aside(sweep: SweepConfig, results: ResultsFolder) -> Iterator[Future[Stats]]:
+    """Encode the data in a thread while the block starts Ray; its result may raise `DataError`.
+
+    Ray itself must be started in the main thread: its processes end with the one that began them.
+
+    Args:
+        sweep: The sweep, or a run that is trained alone.
+        results: Its folder.
+
+    Yields:
+        What encoding did to each split, once it is done.
+    """
+    with ThreadPoolExecutor(1) as aside:
+        encoded = aside.submit(encode, sweep, results.data)
+        aside.submit(_import_ahead)
+        yield encoded
+
+
+def _import_ahead() -> None:
+    """Import what trials are started by, some seconds of work, while Ray's processes come up."""
+
 
 def make_ready(
     sweep: SweepConfig, plan: Plan, results: ResultsFolder, console: Console
-) -> tuple[Placement, dict[Split, SplitStats]]:
-    """Encode the data, connect to the cluster, ready its hosts; the caller shuts Ray down.
+) -> Placement:
+    """Connect to the cluster and ready its hosts; the caller shuts Ray down.
 
     Args:
         sweep: The sweep, or a run that is trained alone.
@@ -32,18 +60,14 @@ def make_ready(
         console: Where to tell of it.
 
     Returns:
-        What a worker takes and how many trials fit at a time; what encoding did to each split.
+        What a worker takes and how many trials fit at a time.
 
     Raises:
-        DataError: A row cannot be used.
         ResourceError: There is no cluster, no room in it, or a host that cannot compile.
     """
     ray_log = results.root / "ray.log"
-    # Aside, while Ray's processes start: they would end with any other thread than this one.
-    with ThreadPoolExecutor(1) as aside, written_down(results):
-        encoded = aside.submit(encode, sweep, results.data)
+    with written_down(results):
         cluster.connect(sweep.run.ray_address, log_file=ray_log)
-        stats = encoded.result()
     placement = cluster.place(sweep, precisions=plan.precisions, is_packed=plan.is_packed)
     console.print(f"cluster    {placement.describe()}", highlight=False)
     if plan.compiled_ops:
@@ -51,4 +75,4 @@ def make_ready(
         console.print(f"deepspeed  compiles {names} where a host has not yet (some minutes)")
         with printing_to(ray_log):
             prepare_hosts(plan.compiled_ops, per_worker=placement.per_worker)
-    return placement, stats
+    return placement
