@@ -84,11 +84,12 @@ class Base:
         """Load what a run names."""
         self.family = run.model.inspect().family
         self.tokenizer = run.model.load_tokenizer()
+        # The model first: the command may still be encoding the data for all hosts.
+        self.pack = Pack(run.model.load(str(device)), self.family)
         self.data: EncodedData = encode_splits(
             run.data, family=self.family, tokenizer=self.tokenizer, cache_dir=data_cache
         )
         self.rows = Rows(self.data.train)
-        self.pack = Pack(run.model.load(str(device)), self.family)
 
     def evaluator(self, run: RunConfig, metric: str) -> Evaluator:
         """What scores a trial of this base on dev."""
