@@ -25,23 +25,16 @@ from typing import Any
 import optuna
 import psutil
 import yaml
+from shipped import MODEL, data
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 TRIALS = 8
 STEPS = 12
 INTERVAL = 2
 """Optimizer steps between two reports."""
 
 SWEEP: dict[str, Any] = {
-    "model": {"path": str(REPOSITORY / "data/tiny-glm")},
-    "data": {
-        "train": str(REPOSITORY / "data/fault_triples/train.jsonl"),
-        "dev": str(REPOSITORY / "data/fault_triples/dev.jsonl"),
-        "max_length": 128,
-        "max_source_length": 96,
-        "max_train_rows": 64,
-        "max_dev_rows": 8,
-    },
+    "model": {"path": str(MODEL)},
+    "data": data(max_length=128, max_source_length=96, max_train_rows=64, max_dev_rows=8),
     "method": {"name": "lora", "rank": 4},
     "train": {
         "max_steps": STEPS,

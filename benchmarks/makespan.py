@@ -26,7 +26,8 @@ from typing import Any
 
 import torch
 import yaml
-from ways import ROOT, environment, sweep_tree
+from shipped import ROOT
+from ways import environment, sweep_tree
 
 RESULTS = ROOT / "benchmarks" / "results"
 

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shipped import ROOT
 from train_step import _PEAK_BF16_FLOPS
-from ways import ROOT, environment
+from ways import environment
 
 from raytune_glm.config import RunConfig
 from raytune_glm.data.collation import collate

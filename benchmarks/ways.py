@@ -14,7 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from shipped import MODEL, data
+
 STEPS, ROWS, TOKENS = 40, 4, 64
 SEED = 1234
 
@@ -39,16 +40,9 @@ def _version(package: str) -> str | None:
 
 def sweep_tree(num_trials: int) -> dict[str, Any]:
     """The sweep file of the comparison."""
-    data = ROOT / "data" / "fault_triples"
     return {
-        "model": {"path": str(ROOT / "data" / "tiny-glm")},
-        "data": {
-            "train": str(data / "train.jsonl"),
-            "dev": str(data / "dev.jsonl"),
-            "max_length": TOKENS,
-            "max_source_length": 44,
-            "max_dev_rows": 32,
-        },
+        "model": {"path": str(MODEL)},
+        "data": data(max_length=TOKENS, max_source_length=44, max_dev_rows=32),
         "method": {"name": "lora", "target_modules": "attention"},
         "train": {"max_steps": STEPS, "batch_size": ROWS, "micro_batch_size": ROWS, "seed": SEED},
         "search": {

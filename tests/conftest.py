@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.shipped import MODEL, ROOT
+
 SHARED = ROOT.parent / "shared"
 
 
@@ -34,4 +35,4 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_glm() -> Path:
     """The checkpoint that the project ships. Read-only."""
-    return ROOT / "data" / "tiny-glm"
+    return MODEL

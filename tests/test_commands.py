@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-ROWS = ROOT / "data" / "fault_triples"
+from tests.shipped import ROOT, ROWS
 
 
 @pytest.fixture

@@ -7,25 +7,23 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from raytune_glm import chat, merge, predict
 from raytune_glm.data.formats import FORMATS, find_format, unread_fields
 from raytune_glm.metrics import METRICS
-
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests.shipped import ROOT
 
 
 @pytest.mark.parametrize("script", ["scripts/make_reference.py", "scripts/make_migration.py"])
 def test_a_page_made_from_the_code_is_what_the_code_says(script: str) -> None:
-    done = subprocess.run([sys.executable, str(REPOSITORY / script), "--check"], check=False)
+    done = subprocess.run([sys.executable, str(ROOT / script), "--check"], check=False)
     assert done.returncode == 0, f"run python {script}"
 
 
 def test_every_row_that_the_documents_show_is_read() -> None:
-    shown = re.findall(r"```json\n(.*?)```", (REPOSITORY / "docs/data.md").read_text("utf-8"), re.S)
+    shown = re.findall(r"```json\n(.*?)```", (ROOT / "docs/data.md").read_text("utf-8"), re.S)
     rows = [json.loads(line) for block in shown for line in block.splitlines()]
     assert {tuple(find_format(row).fields) for row in rows} == {f.fields for f in FORMATS.values()}
     for row in rows:
@@ -35,14 +33,14 @@ def test_every_row_that_the_documents_show_is_read() -> None:
 
 
 def test_every_metric_and_every_field_of_a_format_is_documented() -> None:
-    page = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     fields = {field for known in FORMATS.values() for field in known.fields + known.optional}
     assert [name for name in sorted({*fields, *METRICS}) if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/after_training.md"])
 def test_the_commands_after_training_are_understood_as_written(page: str) -> None:
-    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
     commands = {"chat": chat, "predict": predict, "merge": merge}
     found = re.findall(r"python -m raytune_glm\.(chat|predict|merge) (.+)", text)
     assert {name for name, _ in found} == set(commands)

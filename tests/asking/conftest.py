@@ -13,8 +13,7 @@ import yaml
 from raytune_glm.config import RunConfig
 from raytune_glm.methods import LoRA
 from raytune_glm.models import inspect_folder, load_model
-
-ROWS = Path(__file__).resolve().parents[2] / "data/fault_triples"
+from tests.shipped import data
 
 
 def write_adapter(base: Path, folder: Path, *, seed: int) -> Path:
@@ -35,12 +34,7 @@ def results(tiny_glm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = RunConfig.model_validate(
         {
             "model": {"path": str(tiny_glm)},
-            "data": {
-                "train": str(ROWS / "train.jsonl"),
-                "test": str(ROWS / "test.jsonl"),
-                "max_length": 192,
-                "max_source_length": 120,
-            },
+            "data": data("train", "test", max_length=192, max_source_length=120),
             "method": {"name": "lora", "rank": 4, "target_modules": "all"},
             "train": {"max_steps": 8, "eval_batch_size": 3, "max_new_tokens": 6},
         }

@@ -19,7 +19,7 @@ from raytune_glm.metrics import METRICS
 from raytune_glm.prediction import Answer, PartialAnswers, Predictor, encode, score
 from raytune_glm.score import score_adapter
 from raytune_glm.tuned import find
-from tests.asking.conftest import ROWS
+from tests.shipped import ROWS
 
 NUM_ROWS = 8
 

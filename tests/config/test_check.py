@@ -12,21 +12,14 @@ import yaml
 from raytune_glm.config import load_run, load_sweep
 from raytune_glm.config.check import Plan, check_run, check_sweep
 from raytune_glm.errors import ConfigError, DataError, ModelError, UserError
-
-ROOT = Path(__file__).resolve().parents[2]
-ROWS = ROOT / "data" / "fault_triples"
+from tests.shipped import ROWS, data
 
 
 @pytest.fixture
 def file(tmp_path: Path, tiny_glm: Path) -> Path:
     sweep: dict[str, Any] = {
         "model": {"path": str(tiny_glm)},
-        "data": {
-            "train": str(ROWS / "train.jsonl"),
-            "dev": str(ROWS / "dev.jsonl"),
-            "max_length": 192,
-            "max_source_length": 128,
-        },
+        "data": data("train", "dev", max_length=192, max_source_length=128),
         "method": {"name": "lora", "rank": 8, "target_modules": "all"},
         "train": {"max_steps": 120, "eval_every_steps": 40},
     }

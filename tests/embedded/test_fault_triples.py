@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-DATA = ROOT / "data" / "fault_triples"
+from tests.shipped import ROOT, ROWS
+
 RELATIONS = {"部件故障", "性能故障", "组成", "检测工具"}
 
 
 def rows(split: str) -> list[dict[str, str]]:
-    lines = (DATA / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (ROWS / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -28,13 +28,13 @@ def test_the_generator_makes_the_shipped_files_byte_for_byte(tmp_path: Path) -> 
     script = ROOT / "scripts" / "make_fault_triples.py"
     subprocess.run([sys.executable, script, "--out", tmp_path], check=True, capture_output=True)
     for split in ("train", "dev", "test"):
-        assert (tmp_path / f"{split}.jsonl").read_bytes() == (DATA / f"{split}.jsonl").read_bytes()
+        assert (tmp_path / f"{split}.jsonl").read_bytes() == (ROWS / f"{split}.jsonl").read_bytes()
 
 
 def test_another_seed_makes_other_rows(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "scripts" / "make_fault_triples.py", "--seed", "21"]
     subprocess.run([*command, "--out", tmp_path], check=True, capture_output=True)
-    assert (tmp_path / "dev.jsonl").read_bytes() != (DATA / "dev.jsonl").read_bytes()
+    assert (tmp_path / "dev.jsonl").read_bytes() != (ROWS / "dev.jsonl").read_bytes()
 
 
 def test_the_splits_have_the_promised_sizes() -> None:

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 from raytune_glm.metrics import METRICS, AnswerMetric
 from raytune_glm.models import Message, inspect_folder, load_model, load_tokenizer
+from tests.shipped import MODEL, ROWS
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "data" / "tiny-glm"
 MAX_BYTES = 12_000_000
 NUM_ROWS = 40
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, str]]:
-    lines = (ROOT / "data/fault_triples/dev.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (ROWS / "dev.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines[:NUM_ROWS]]
 
 
 def test_the_folder_is_at_most_12_megabytes() -> None:
-    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= MAX_BYTES
+    assert sum(file.stat().st_size for file in MODEL.iterdir()) <= MAX_BYTES
 
 
 def test_it_is_recognised_as_chatglm3_without_being_told() -> None:
-    assert inspect_folder(FOLDER).family.name == "chatglm3"
+    assert inspect_folder(MODEL).family.name == "chatglm3"
 
 
 def test_its_tokenizer_gives_every_text_of_the_data_back(rows: list[dict[str, str]]) -> None:
-    tokenizer = load_tokenizer(FOLDER)
+    tokenizer = load_tokenizer(MODEL)
     for row in rows:
         for text in row.values():
             ids = tokenizer.encode(text, add_special_tokens=False)
@@ -40,8 +38,8 @@ def test_its_tokenizer_gives_every_text_of_the_data_back(rows: list[dict[str, st
 
 
 def test_untouched_it_scores_below_one_fifth_on_dev(rows: list[dict[str, str]]) -> None:
-    family = inspect_folder(FOLDER).family
-    tokenizer, model = load_tokenizer(FOLDER), load_model(FOLDER)
+    family = inspect_folder(MODEL).family
+    tokenizer, model = load_tokenizer(MODEL), load_model(MODEL)
     answers = []
     for row in rows:
         question = Message(role="user", parts=(row["instruction"], row["input"]))

@@ -17,8 +17,8 @@ from raytune_glm.errors import NonFiniteLossError
 from raytune_glm.models import inspect_folder, load_model
 from raytune_glm.packing.pack import Pack
 from tests.packing.conftest import Base, Packed, num_labels, run_of, solo, steps_of, train_pass
+from tests.shipped import MODEL
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TRIALS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"name": "lora", "rank": 2, "dropout": 0.3}, {"seed": 1}),
     ({"name": "lora", "rank": 5, "target_modules": "all"}, {"seed": 2, "learning_rate": 0.002}),
@@ -41,8 +41,8 @@ TRIALS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 def _shipped() -> Base:
-    found = inspect_folder(REPOSITORY / "data/tiny-glm")
-    return Base(REPOSITORY / "data/tiny-glm", found.family, found.shape)
+    found = inspect_folder(MODEL)
+    return Base(MODEL, found.family, found.shape)
 
 
 def _runs(base: Base, **train: Any) -> list[Any]:

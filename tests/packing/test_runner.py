@@ -17,20 +17,11 @@ from raytune_glm.checkpoint import best_adapter
 from raytune_glm.packing.pack import Pack
 from raytune_glm.packing.runner import PackRunner
 from raytune_glm.packing.server import PackServer
+from tests.shipped import MODEL, data
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BASE: dict[str, Any] = {
-    "model": {"path": str(REPOSITORY / "data/tiny-glm")},
-    "data": {
-        "train": str(REPOSITORY / "data/fault_triples/train.jsonl"),
-        "dev": str(REPOSITORY / "data/fault_triples/dev.jsonl"),
-        "test": str(REPOSITORY / "data/fault_triples/test.jsonl"),
-        "max_length": 128,
-        "max_source_length": 96,
-        "max_train_rows": 40,
-        "max_dev_rows": 6,
-        "max_test_rows": 4,
-    },
+    "model": {"path": str(MODEL)},
+    "data": data("train", "dev", "test", max_train_rows=40, max_dev_rows=6, max_test_rows=4),
     "method": {"name": "lora", "rank": 4},
     "train": {
         "max_steps": 6,

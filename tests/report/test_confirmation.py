@@ -16,15 +16,14 @@ from raytune_glm.report.statistics import mean_interval
 from raytune_glm.trials.confirm import Repeats
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.records import ResultsFolder, State
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.shipped import MODEL, data
 
 
 def _sweep(metric: str) -> SweepConfig:
     return SweepConfig.model_validate(
         {
-            "model": {"path": str(ROOT / "data/tiny-glm")},
-            "data": {"train": str(ROOT / "data/fault_triples/train.jsonl"), "dev_rows": 8},
+            "model": {"path": str(MODEL)},
+            "data": data("train", dev_rows=8),
             "method": {"name": "lora", "rank": 4},
             "train": {"max_steps": 4, "seed": 7},
             "search": {

@@ -9,7 +9,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_sweep import Command, wait_until
+
+from tests.trials.command import Command, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -12,8 +12,8 @@ from raytune_glm.config import SweepConfig
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.records import ResultsFolder, State
 from raytune_glm.trials.respace import fit_study
+from tests.shipped import MODEL, data
 
-ROOT = Path(__file__).resolve().parents[2]
 BEFORE = {
     "train.learning_rate": {"log_range": [1e-4, 1e-2]},
     "method.rank": {"choice": [2, 4]},
@@ -23,8 +23,8 @@ BEFORE = {
 def _sweep(space: dict[str, Any], **search: Any) -> SweepConfig:
     return SweepConfig.model_validate(
         {
-            "model": {"path": str(ROOT / "data/tiny-glm")},
-            "data": {"train": str(ROOT / "data/fault_triples/train.jsonl"), "dev_rows": 8},
+            "model": {"path": str(MODEL)},
+            "data": data("train", dev_rows=8),
             "method": {"name": "lora", "rank": 4},
             "train": {"max_steps": 4},
             "search": {

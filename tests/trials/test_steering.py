@@ -26,8 +26,8 @@ from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import ResultsFolder, State
 from raytune_glm.trials.scheduling import SteeredScheduler
 from raytune_glm.trials.steering import Steering
+from tests.shipped import MODEL, data
 
-ROOT = Path(__file__).resolve().parents[2]
 SEARCH = SearchSettings.model_validate(
     {
         "num_trials": 3,
@@ -37,8 +37,8 @@ SEARCH = SearchSettings.model_validate(
 )
 BASE = RunConfig.model_validate(
     {
-        "model": {"path": str(ROOT / "data/tiny-glm")},
-        "data": {"train": str(ROOT / "data/fault_triples/train.jsonl"), "dev_rows": 8},
+        "model": {"path": str(MODEL)},
+        "data": data("train", dev_rows=8),
         "method": {"name": "lora", "rank": 4},
         "train": {"max_steps": 4},
     }

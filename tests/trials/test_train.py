@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
-from test_sweep import REPOSITORY, Command, lines, wait_until
+
+from tests.shipped import MODEL, ROWS
+from tests.trials.command import Command, lines, wait_until
 
 pytestmark = pytest.mark.ray
-
-ROWS = REPOSITORY / "data/fault_triples"
 
 
 def old_command(tmp_path: Path) -> Command:
@@ -22,7 +22,7 @@ def old_command(tmp_path: Path) -> Command:
     command.root = tmp_path / "results/old"
     command.words = [
         *("raytune_glm.train", "--train_path", str(ROWS / "train.jsonl")),
-        *("--model_name_or_path", str(REPOSITORY / "data/tiny-glm"), "--mode", "glm3"),
+        *("--model_name_or_path", str(MODEL), "--mode", "glm3"),
         *("--train_type", "freeze", "--freeze_module_name", "layers.3.,layers.2."),
         *("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"),
         *("--max_len", "128", "--max_src_len", "96", "--save_model_step", "2"),

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.shipped import MODEL, data
 
 RUN: dict[str, Any] = {
-    "model": {"path": str(REPOSITORY / "data/tiny-glm")},
-    "data": {
-        "train": str(REPOSITORY / "data/fault_triples/train.jsonl"),
-        "dev": str(REPOSITORY / "data/fault_triples/dev.jsonl"),
-        "max_length": 128,
-        "max_source_length": 96,
-        "max_train_rows": 60,
-        "max_dev_rows": 8,
-    },
+    "model": {"path": str(MODEL)},
+    "data": data("train", "dev", max_train_rows=60, max_dev_rows=8),
     "method": {"name": "lora", "rank": 4, "target_modules": "all"},
     "train": {
         "learning_rate": 1e-3,

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from trainer import lines, run_in_processes, run_trials
 
 from raytune_glm.checkpoint import best_adapter
 from raytune_glm.methods.weights import require_saved
+from tests.worker.trainer import lines, run_in_processes, run_trials
 
 
 def _spec(folder: Path, run: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from trainer import lines, run_in_processes
 
 from raytune_glm import ladder
 from raytune_glm.config import RunConfig, trial_run
 from raytune_glm.memory import is_out_of_memory
 from raytune_glm.worker import ENDING, read_ending, train
+from tests.worker.trainer import lines, run_in_processes
 
 
 def _descent(run: RunConfig, *, on_gpu: bool = False) -> list[dict[str, Any]]:

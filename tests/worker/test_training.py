@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainer import lines, run_in_processes, run_trials
 
 from raytune_glm.checkpoint import best_adapter, copy_checkpoint, drop_state
 from raytune_glm.data import DataConfig, encode_splits
@@ -17,6 +16,7 @@ from raytune_glm.data.collation import collate
 from raytune_glm.data.order import BatchOrder
 from raytune_glm.engine.schedule import learning_rate_factor
 from raytune_glm.models import inspect_folder, load_model, load_tokenizer
+from tests.worker.trainer import lines, run_in_processes, run_trials
 
 
 def _spec(
