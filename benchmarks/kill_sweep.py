@@ -1,6 +1,7 @@
 """Kill a sweep's driver with signal 9, again and again, and see what is lost.
 
     python benchmarks/kill_sweep.py /tmp/kills --kills 10
+    python benchmarks/kill_sweep.py /tmp/solo --kills 2 --execution solo
 
 Runs an 8-trial sweep in the folder, kills its driver at a random moment, runs the same command
 again, and so on; after the last kill it lets the sweep end and holds against each other what was on
@@ -26,10 +27,11 @@ import optuna
 import psutil
 import yaml
 from shipped import MODEL, data
+from ways import environment
 
 TRIALS = 8
-STEPS = 12
-INTERVAL = 2
+STEPS = 40
+INTERVAL = 4
 """Optimizer steps between two reports."""
 
 SWEEP: dict[str, Any] = {
@@ -57,19 +59,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--wait", type=float, nargs=2, default=(0.0, 15.0), metavar=("MIN", "MAX"))
+    parser.add_argument("--wait", type=float, nargs=2, default=(0.0, 8.0), metavar=("MIN", "MAX"))
+    parser.add_argument("--execution", choices=("packed", "solo"), default="packed")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.seconds
-    bench = Bench(arguments.folder)
+    bench = Bench(arguments.folder.resolve(), execution=arguments.execution)
     moments = random.Random(arguments.seed)
     waits = [moments.uniform(*arguments.wait) for _ in range(arguments.kills)]
-    for number, wait in enumerate(waits, start=1):
-        if number <= len(bench.kills):
-            continue
-        if not bench.kill_after(wait, in_start=number % 3 == 0, end=end):
+    while len(bench.kills) < arguments.kills:
+        number = len(bench.kills)
+        bench.kill_after(waits[number], in_start=number % 3 == 2, end=end)
+        if time.monotonic() > end:
             print(f"{len(bench.kills)} kills so far: run it again to go on")
+            return 1
+        if bench.is_over:
+            print(f"the sweep ended after {len(bench.kills)} kills: give it shorter waits")
             return 1
     if not bench.finish(timeout_s=max(1.0, end - time.monotonic())):
         print("the sweep has not ended yet: run it again to go on")
@@ -80,52 +86,54 @@ def main() -> int:
 class Bench:
     """The sweep in a folder, and what was there at each kill."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use `folder`, made if it is not there."""
+    def __init__(self, folder: Path, *, execution: str) -> None:
+        """Use `folder`, made if it is not there, and run trials `packed` or `solo`."""
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "sweep.yaml"
         self._root = folder / "kills"
         self._log = folder / "kills.jsonl"
         self._result = folder / "kills.json"
         tree = json.loads(json.dumps(SWEEP))
-        tree["run"]["storage"] = str(folder)
+        tree["run"] |= {"storage": str(folder), "execution": execution}
         self._file.write_text(yaml.safe_dump(tree), encoding="utf-8")
         self.kills = _lines(self._log)
+        self.is_over = False
+        """Whether the command came to the sweep's end."""
 
     def _start(self) -> subprocess.Popen[bytes]:
         output = (self._root.parent / "output.txt").open("ab")
         command = [sys.executable, "-m", "raytune_glm.sweep", str(self._file)]
         return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
 
-    def kill_after(self, seconds: float, *, in_start: bool, end: float) -> bool:
+    def kill_after(self, seconds: float, *, in_start: bool, end: float) -> None:
         """Start the command, kill it, and write down what is on disk then.
+
+        A command that has ended by itself is none that was killed.
 
         Args:
             seconds: Time from the start, or from the first report, to the kill.
             in_start: Whether it is counted from the start.
             end: When to give up waiting for a report, by the monotonic clock.
-
-        Returns:
-            Whether the kill came about in time; if not, the sweep was killed all the same.
         """
         process = self._start()
         before = self._news()
         while not in_start and process.poll() is None and self._news() == before:
             time.sleep(0.1)
             if time.monotonic() > end:
-                process.kill()
-                process.wait()
-                return False
+                break
         time.sleep(seconds)
         ended = process.poll()
         process.kill()
         process.wait()
+        if ended is not None:
+            self.is_over = ended == 0
+            print(f"the command ended by itself with status {ended}: see output.txt", flush=True)
+            return
         # What a worker was writing at that moment it may have yet finished.
         time.sleep(2)
         seen = {
             "kill": len(self.kills) + 1,
             "after_s": round(seconds, 1),
-            "exit_status": ended,
             "finished": len(_lines(self._root / "trials.jsonl")),
             "trials": {folder.name: _state(folder) for folder in self._trials()},
         }
@@ -137,7 +145,6 @@ class Bench:
             f"{self._running(seen)} under way",
             flush=True,
         )
-        return True
 
     def _news(self) -> int:
         """Reports and ends of trials so far."""
@@ -167,8 +174,8 @@ class Bench:
         states = [trial.state.name for trial in study.trials]
         reports = {f.name: _lines(f / "metrics.jsonl") for f in self._trials()}
         result = {
+            "execution": sorted({row["execution"] for row in rows}),
             "kills": len(self.kills),
-            "kills_of_a_running_driver": sum(k["exit_status"] is None for k in self.kills),
             "finished_trials": sum(row["state"] == "COMPLETE" for row in rows),
             "duplicate_rows": len(rows) - len({row["number"] for row in rows}),
             "study_states": {state: states.count(state) for state in sorted(set(states))},
@@ -191,7 +198,8 @@ class Bench:
             "reporting_interval_steps": INTERVAL,
             "processes_left": len(_sweep_processes(self._root)),
         }
-        self._result.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        told = {**result, "waits_s": [k["after_s"] for k in self.kills], **environment()}
+        self._result.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         print(json.dumps(result, indent=2))
         good = (
             result["finished_trials"] == TRIALS

@@ -10,14 +10,12 @@ that Ray Tune calls. Ray itself is not in the figures. Each line runs in a proce
 from __future__ import annotations
 
 import argparse
-import io
 import multiprocessing
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 LIVE = 64
 SPACE = {
@@ -34,16 +32,9 @@ def measure(num_trials: int, storage: str, sampler: str, scratch: Path) -> tuple
         Trials a second, and by how many MB the process grew.
     """
     import psutil
-    from ray.tune.experiment import Trial
-    from rich.console import Console
+    from bridge import Bridge
 
-    from raytune_glm.metrics import METRICS
     from raytune_glm.search import SearchSettings
-    from raytune_glm.trials.bridge import LedgerCallback, LedgerSearcher
-    from raytune_glm.trials.disk import DiskBudget
-    from raytune_glm.trials.ledger import Ledger
-    from raytune_glm.trials.progress import Progress
-    from raytune_glm.trials.records import ResultsFolder
 
     settings = SearchSettings.model_validate(
         {
@@ -53,34 +44,16 @@ def measure(num_trials: int, storage: str, sampler: str, scratch: Path) -> tuple
             "storage": None if storage == "sqlite" else storage,
         }
     )
-    results = ResultsFolder(scratch / "sweep")
-    ledger = Ledger(results, settings, mode="min")
-    searcher = LedgerSearcher(
-        ledger, lambda name, params: {"params": params, "folder": str(results.trial(name))}
-    )
-    progress = Progress(Console(file=io.StringIO()), settings, mode="min", rows=())
-    callback = LedgerCallback(
-        ledger,
-        progress,
-        DiskBudget(results, None, METRICS["eval_loss"]),
-        on_end=lambda trial_id: None,
-    )
+    bridge = Bridge(scratch / "sweep", settings)
     process = psutil.Process()
     before, started, live = process.memory_info().rss, time.monotonic(), []
-    while ledger.num_left or live:
-        while ledger.num_left and len(live) < LIVE:
-            config = searcher.suggest("")
-            trial = Trial("nothing", stub=True)
-            trial.config = config
-            callback.on_trial_start(0, [], trial)
-            live.append(trial)
+    while bridge.ledger.num_left or live:
+        while bridge.ledger.num_left and len(live) < LIVE:
+            live.append(bridge.begin())
         trial = live.pop(0)
         for step in (1, 2):
-            report: dict[str, Any] = {"step": step, "total_steps": 2, "eval_loss": 1.0 / step}
-            result = {**report, "report": report}
-            callback.on_trial_result(0, [], trial, result)
-            trial.update_last_result(result)
-        callback.on_trial_complete(0, [], trial)
+            bridge.report(trial, {"step": step, "total_steps": 2, "eval_loss": 1.0 / step})
+        bridge.end(trial)
     seconds = time.monotonic() - started
     return num_trials / seconds, (process.memory_info().rss - before) / 1e6
 

@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from raytune_glm.report.status import Status
     from raytune_glm.trials import lock
     from raytune_glm.trials.orders import await_answer, send
 
@@ -59,16 +60,14 @@ def _run(arguments: argparse.Namespace) -> int:
             "<run.storage>/<run.name>, such as results/lora"
         )
     is_running = lock.is_held(root)
+    status = Status.of(root)
     if arguments.action == "status":
-        from raytune_glm.report.status import describe_status
-
-        print(describe_status(root, is_running=is_running))
+        print(status.describe(is_running=is_running))
         return 0
     order = _order(arguments)
     if not is_running:
         raise ConfigError(
-            f"a sweep must run to be steered, but none does in {root}: start it again with its "
-            "own command, which goes on where it was"
+            f"a sweep must run to be steered, but none does in {root}: {status.how_to_steer()}"
         )
     name = send(root, order)
     told = await_answer(

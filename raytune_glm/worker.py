@@ -120,6 +120,7 @@ class _Trial:
         from raytune_glm.engine.deepspeed import DeepSpeedEngine
         from raytune_glm.engine.process import choose_accelerator, spreading_weights
         from raytune_glm.evaluate import Evaluator
+        from raytune_glm.retention import Retention
 
         device = choose_accelerator()
         family = run.model.inspect().family
@@ -127,6 +128,9 @@ class _Trial:
         data = encode_splits(run.data, family=family, tokenizer=tokenizer, cache_dir=data_cache)
         with spreading_weights(run, device) as place:
             base = _model_settings(run).load(place)
+            self._retention = Retention.of(
+                base, device, run=run, rows=data.retain, family=family, tokenizer=tokenizer
+            )
             _seed(run.train.seed)  # loading may have drawn
             model = _prepared(run, run.method.apply(base, family))
         order = batch_order(run.train, data.train)
@@ -172,9 +176,11 @@ class _Trial:
 
         if self._evaluator is None:
             return Evaluation(values={}, answers=None)
-        return self._evaluator.evaluate(
-            self._engine.model, self._engine.device, in_step=self._engine.needs_all_ranks
-        )
+        model, device = self._engine.model, self._engine.device
+        found = self._evaluator.evaluate(model, device, in_step=self._engine.needs_all_ranks)
+        if self._retention is not None:
+            return self._retention.measured(found, model, device)
+        return found
 
     def close(self) -> None:
         """Let go of what the engine and the logbook hold."""

@@ -25,7 +25,7 @@ LAYERS = (
     ("packing",),
     ("worker", "score", "ladder", "tuned", "prediction", "conversation", "merging"),
     ("logbook", "endings"),
-    ("engine", "evaluate", "answering", "checkpoint"),
+    ("engine", "evaluate", "retention", "answering", "checkpoint"),
     ("config",),
     ("data", "methods", "tracking"),
     ("models", "metrics", "space", "search", "schedulers", "legacy"),

@@ -25,6 +25,7 @@ from raytune_glm.errors import ConfigError, UserError
 from raytune_glm.methods import METHODS
 from raytune_glm.models import Checkpoint
 from raytune_glm.search import SearchSettings
+from raytune_glm.search.quantities import FORGETTING
 from raytune_glm.tracking import require_packages
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ MAX_FAULTS_SHOWN = 10
 _NO_TRIALS_OWN = frozenset(
     {"model.path", "model.family"}
     | {f"data.{name}" for name in ("dev", "dev_rows", "split_seed", "max_dev_rows")}
-    | {f"data.{name}" for name in ("test", "max_test_rows")}
+    | {f"data.{name}" for name in ("test", "max_test_rows", "retain", "max_retain_rows")}
 )
 """One for all trials of a sweep, beside the section `run`: the base, and the rows that compare."""
 
@@ -103,6 +104,7 @@ def _check(sweep: SweepConfig, check_dev: Callable[[SweepConfig], None]) -> Plan
     model = _attempt(faults, sweep.model.inspect)
     survey = _attempt(faults, lambda: survey_files(sweep.data))
     _attempt(faults, lambda: check_dev(sweep))
+    _attempt(faults, lambda: _check_retain(sweep))
     _attempt(faults, lambda: require_packages(sweep.run.track))
     if model is None or survey is None or faults:
         _refuse(faults)
@@ -271,6 +273,19 @@ def _check_base_trainable(run: RunConfig, model: Checkpoint) -> None:
             f"method.name must be one of {', '.join(fitting)} for a checkpoint whose weights are "
             f"stored as {stored}, since those are not trained themselves, but got "
             f"name={run.method.name}: take another method, or the checkpoint that is not quantised"
+        )
+
+
+def _check_retain(sweep: SweepConfig) -> None:
+    """What is forgotten is measured on rows of its own."""
+    wanted = [
+        name for name in ("objectives", "limits") if FORGETTING in getattr(sweep.search, name)
+    ]
+    if wanted and sweep.data.retain is None:
+        raise ConfigError(
+            f"data.retain must be given for {FORGETTING} in search.{' and search.'.join(wanted)}, "
+            "since it is the rise of the loss on those rows, but is not: give a file of general "
+            "rows, none of the task's"
         )
 
 

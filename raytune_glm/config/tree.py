@@ -358,6 +358,15 @@ class RunConfig(_Section):
         return self
 
     @model_validator(mode="after")
+    def _check_retain(self) -> RunConfig:
+        if self.data.retain is not None and self.deepspeed.zero_stage == 3:
+            raise ValueError(
+                "deepspeed.zero_stage must be at most 2 with data.retain, but got zero_stage=3: "
+                "each worker measures the untrained base, whole, to tell what is forgotten"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_deepspeed_config(self) -> RunConfig:
         found = contradictions(self)
         if found:

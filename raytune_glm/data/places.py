@@ -16,7 +16,12 @@ _HUB_PREFIX = "hub:"
 _HUB_PLACE = re.compile(
     r"hub:(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<subset>[\w.-]+))?(?::(?P<split>[\w.-]+))?"
 )
-_HUB_SPLITS: dict[Split, str] = {"train": "train", "dev": "validation", "test": "test"}
+_HUB_SPLITS: dict[Split, str] = {
+    "train": "train",
+    "dev": "validation",
+    "test": "test",
+    "retain": "validation",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +35,7 @@ class HubDataset:
 
 def split_places(config: DataConfig) -> dict[Split, tuple[str, ...]]:
     """Give the places of each split that the configuration names."""
-    places = {"train": config.train, "dev": config.dev, "test": config.test}
-    return {split: named for split in SPLITS if (named := places[split]) is not None}
+    return {split: named for split in SPLITS if (named := getattr(config, split)) is not None}
 
 
 def is_hub(place: str) -> bool:

@@ -114,7 +114,7 @@ def _remark_empty_answers(rows: Mapping[Split, list[Row]]) -> Iterator[str]:
 def _remark_shared_rows(rows: Mapping[Split, list[Row]]) -> Iterator[str]:
     """Held-out rows that are trained on tell nothing."""
     trained = {row.messages for row in rows.get("train", ())}
-    for split in ("dev", "test"):
+    for split in SPLITS[1:]:
         held_out = rows.get(split, ())
         shared = sum(row.messages in trained for row in held_out)
         if shared:
@@ -122,11 +122,6 @@ def _remark_shared_rows(rows: Mapping[Split, list[Row]]) -> Iterator[str]:
                 f"{shared} of the {len(held_out)} rows of data.{split} stand in data.train, too: "
                 "scores on them say what was learnt by heart"
             )
-
-
-def _places(config: DataConfig) -> dict[Split, tuple[str, ...]]:
-    places = {"train": config.train, "dev": config.dev, "test": config.test}
-    return {split: named for split in SPLITS if (named := places[split]) is not None}
 
 
 def _read(
@@ -192,9 +187,5 @@ def _divide(rows: dict[Split, list[Row]], config: DataConfig) -> dict[Split, lis
             "train": [row for index, row in enumerate(train) if index not in drawn],
             "dev": [row for index, row in enumerate(train) if index in drawn],
         }
-    limits = {
-        "train": config.max_train_rows,
-        "dev": config.max_dev_rows,
-        "test": config.max_test_rows,
-    }
+    limits = {split: getattr(config, f"max_{split}_rows") for split in SPLITS}
     return {split: rows[split][: limits[split]] for split in SPLITS if split in rows}

@@ -20,8 +20,8 @@ Sources = Annotated[
 `.jsonl`, either with `.gz`), a folder of such files (read in the order of their names), or a data
 set on the Hugging Face hub: `hub:owner/name`, `hub:owner/name/subset`, `hub:owner/name:split`."""
 
-Split = Literal["train", "dev", "test"]
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+Split = Literal["train", "dev", "test", "retain"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test", "retain")
 
 
 class DataConfig(BaseModel):
@@ -38,6 +38,10 @@ class DataConfig(BaseModel):
     test: Sources | None = None
     """Where the rows are that only the winner is scored on, once."""
 
+    retain: Sources | None = None
+    """Where the rows are, general ones and none of the task, that a trial should not forget: each
+    evaluation measures `forgetting` on them, the rise of their loss over the untrained base's."""
+
     dev_rows: int = Field(default=0, ge=0)
     """Rows drawn out of `train` to be the dev rows when `dev` is not given; 0 draws none."""
 
@@ -52,6 +56,9 @@ class DataConfig(BaseModel):
 
     max_test_rows: int | None = Field(default=None, ge=1)
     """Score the winner on the first so many test rows; all if not given."""
+
+    max_retain_rows: int | None = Field(default=None, ge=1)
+    """Measure `forgetting` on the first so many rows of `retain`; all if not given."""
 
     max_length: int = Field(default=1560, ge=8)
     """Longest row in tokens, answer and special tokens included. Default: the published commands of
@@ -97,5 +104,16 @@ class DataConfig(BaseModel):
             raise ValueError(
                 "`max_test_rows` must not be set where there are no test rows, but got "
                 f"max_test_rows={self.max_test_rows}; give `test` or remove it"
+            )
+        if self.max_retain_rows is not None and self.retain is None:
+            raise ValueError(
+                "`max_retain_rows` must not be set where there are no rows to retain, but got "
+                f"max_retain_rows={self.max_retain_rows}; give `retain` or remove it"
+            )
+        if self.retain is not None and self.dev is None and not self.dev_rows:
+            raise ValueError(
+                "`retain` must have dev rows beside it, since what the best evaluation on them has "
+                f"forgotten is what counts, but got retain={list(self.retain)}; give `dev` or "
+                "`dev_rows`"
             )
         return self

@@ -41,7 +41,8 @@ class EncodedData:
     Columns of every split: `input_ids` and `labels` (lists of int32 of the row's own length),
     `length` (tokens), `num_labels` (tokens that carry loss once labels are shifted by one) and
     `source` (file and line). `dev` and `test` also have `prompt_ids` (what to generate from) and
-    `references` (the answers that count as right), and their rows are in the order of the files.
+    `references` (the answers that count as right), as has `retain`, and their rows are in the order
+    of the files.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class EncodedData:
     train: Dataset
     dev: Dataset | None
     test: Dataset | None
+    retain: Dataset | None
     stats: dict[Split, SplitStats]
 
 
@@ -134,13 +136,14 @@ def load_encoded(folder: Path) -> EncodedData:
         train=opened["train"],
         dev=opened.get("dev"),
         test=opened.get("test"),
+        retain=opened.get("retain"),
         stats=stats,
     )
 
 
 def _key(config: DataConfig, family: Family, tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash all that the encoded splits depend on. Files count by content, not by name."""
-    settings = config.model_dump(exclude={"train", "dev", "test"})
+    settings = config.model_dump(exclude={*map(str, SPLITS)})
     faults: list[Fault] = []
     content: dict[str, list[str]] = {}
     for split, places in split_places(config).items():

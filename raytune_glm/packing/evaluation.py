@@ -12,17 +12,21 @@ from raytune_glm.packing.generation import generate_together
 
 if TYPE_CHECKING:
     from raytune_glm.packing.pack import DataRow, Pack
+    from raytune_glm.retention import Retention
 
 TOKENS_A_PASS = 16384
 """Tokens of held-out rows, all trials together, in one forward pass."""
 
 
-def evaluate_together(pack: Pack, evaluators: Mapping[int, Evaluator]) -> dict[int, Evaluation]:
+def evaluate_together(
+    pack: Pack, evaluators: Mapping[int, Evaluator], *, retention: Retention | None = None
+) -> dict[int, Evaluation]:
     """Score some slots of a pack on their held-out rows.
 
     Args:
         pack: The pack; its trials go on afterwards as if nothing had been.
         evaluators: Slot -> the rows and how to score them.
+        retention: Tells what slots have forgotten; none: nothing asks for it.
 
     Returns:
         Slot -> values and answers.
@@ -37,7 +41,10 @@ def evaluate_together(pack: Pack, evaluators: Mapping[int, Evaluator]) -> dict[i
             found[number] = evaluator.judge(answered[number], values=values)
         else:
             found[number] = evaluator.score_answers(slot.model, slot.device, values=values)
-    return found
+    if retention is None:
+        return found
+    again = _losses(pack, dict.fromkeys(found, retention.evaluator))
+    return {number: retention.told(told, again[number]) for number, told in found.items()}
 
 
 def _can_batch(pack: Pack, number: int, evaluator: Evaluator) -> bool:

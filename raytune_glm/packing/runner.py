@@ -28,6 +28,7 @@ from raytune_glm.packing.evaluation import evaluate_together
 from raytune_glm.packing.pack import Pack
 from raytune_glm.packing.slot import twin
 from raytune_glm.packing.trial import Rows, SlotTrial
+from raytune_glm.retention import Retention
 from raytune_glm.score import score_model
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,14 @@ class Base:
             run.data, family=self.family, tokenizer=self.tokenizer, cache_dir=data_cache
         )
         self.rows = Rows(self.data.train)
+        self.retention = Retention.of(
+            twin(self.pack.base),
+            device,
+            run=run,
+            rows=self.data.retain,
+            family=self.family,
+            tokenizer=self.tokenizer,
+        )
 
     def evaluator(self, run: RunConfig, metric: str) -> Evaluator:
         """What scores a trial of this base on dev."""
@@ -230,7 +239,7 @@ class PackRunner:
     def _pass(self) -> None:
         """Train every member on one micro-batch of its own, and evaluate those that are due."""
         assert self._base is not None, "members have a base"
-        pack = self._base[1].pack
+        base = self._base[1]
         members = list(self._members.items())
         due: list[Hashable] = []
         for first in range(0, len(members), self._together):
@@ -239,7 +248,7 @@ class PackRunner:
             batches = {m.trial.number: m.trial.next_rows() for m in group.values()}
             weights = {m.trial.number: m.trial.loss_weight for m in group.values()}
             try:
-                losses = pack.train_pass(batches, loss_weights=weights)
+                losses = base.pack.train_pass(batches, loss_weights=weights)
             except (RuntimeError, MemoryError) as error:
                 if not memory.is_out_of_memory(error):
                     raise
@@ -253,7 +262,7 @@ class PackRunner:
                 except Exception as error:
                     self._fail(key, error)
         if due:
-            self._evaluate(pack, due)
+            self._evaluate(base, due)
 
     def _shrink(self, group: dict[Hashable, _Member], error: Exception) -> None:
         """After memory ran out: take the group's steps again, fewer trials at a time."""
@@ -282,12 +291,16 @@ class PackRunner:
         request.report({"retry": changes})
         self._waiting.insert(0, request)
 
-    def _evaluate(self, pack: Pack, due: Sequence[Hashable]) -> None:
+    def _evaluate(self, base: Base, due: Sequence[Hashable]) -> None:
         members = {key: self._members[key] for key in due}
         found: dict[int, Evaluation] | None = None
         started = time.monotonic()
         try:
-            found = evaluate_together(pack, {m.trial.number: m.evaluator for m in members.values()})
+            found = evaluate_together(
+                base.pack,
+                {m.trial.number: m.evaluator for m in members.values()},
+                retention=base.retention,
+            )
         except Exception as error:
             if len(due) == 1:
                 self._fail(due[0], error)
@@ -296,7 +309,7 @@ class PackRunner:
         if found is None:  # outside the handler, whose error holds on to memory
             self._empty_cache()
             for key in due:
-                self._evaluate(pack, [key])
+                self._evaluate(base, [key])
             return
         seconds = (time.monotonic() - started) / len(members)
         for key, member in members.items():

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-from raytune_glm.metrics import METRICS, Metric
+from raytune_glm.metrics import Metric
 from raytune_glm.report.confirmation import Confirmation
 from raytune_glm.report.ranking import pareto_front, ranked
 from raytune_glm.report.statistics import Estimate
+from raytune_glm.search.quantities import FORGETTING, SCORES
 from raytune_glm.trials.progress import format_params, short
 from raytune_glm.trials.records import TrialRow
 
@@ -26,8 +27,10 @@ def leaderboard(
     """
     order = ranked(rows, metric)
     paths = list(dict.fromkeys(path for row in order for path in row.params))
+    told = {name for row in order for name in row.metrics["best"]}
+    further = [name for name in SCORES if name in objectives or name == FORGETTING]
     metrics = list(
-        dict.fromkeys([metric.name, "eval_loss", *(o for o in objectives if o in METRICS)])
+        dict.fromkeys([metric.name, "eval_loss", *(name for name in further if name in told)])
     )
     names = [path.rsplit(".", 1)[-1] for path in paths]
     heads = [

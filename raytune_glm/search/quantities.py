@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,9 @@ class Quantity:
     quantities are those of the best evaluation, whose adapter is the one that is kept."""
 
 
+FORGETTING = "forgetting"
+"""Rise of the loss on the rows of `data.retain` over the untrained base's; below 0: it fell."""
+
 COSTS = ("trainable_parameters", "seconds", "device_seconds", "peak_memory_bytes")
 
 QUANTITIES: dict[str, Quantity] = {
@@ -30,8 +34,12 @@ QUANTITIES: dict[str, Quantity] = {
         for name, metric in METRICS.items()
     },
     **{name: Quantity(direction="min", ideal=0.0, is_cost=True) for name in COSTS},
+    FORGETTING: Quantity(direction="min", ideal=-math.inf, is_cost=False),
 }
 """Every quantity, by its name in a report."""
+
+SCORES = tuple(name for name, quantity in QUANTITIES.items() if not quantity.is_cost)
+"""Those that an evaluation measures."""
 
 
 def measured(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -94,12 +95,13 @@ class BOHBSettings(_SamplerSettings):
 
     def build(self, *, num_trials_before: int, space: spaces.Space) -> BaseSampler:
         """Make the sampler; see `TPESettings.build`."""
-        from raytune_glm.search.bohb import AtOneStep
+        from raytune_glm.search.bohb import trials_at_one_step
+        from raytune_glm.search.view import ThroughView
 
         inner = TPESettings(seed=self.seed, num_startup_trials=self.num_startup_trials)
-        return AtOneStep(
+        return ThroughView(
             inner.build(num_trials_before=num_trials_before, space=space),
-            num_at_step=self.num_at_step,
+            partial(trials_at_one_step, num_at_step=self.num_at_step),
         )
 
 

@@ -68,9 +68,9 @@ class SearchSettings(_Settings):
     metric: str = "eval_loss"
     """What the sweep optimizes, by its name in `raytune_glm.metrics.METRICS`, measured on dev."""
     objectives: tuple[str, ...] = ()
-    """What is traded against `metric`: other metrics, trainable_parameters, seconds,
-    device_seconds or peak_memory_bytes. The leaderboard marks the Pareto front; schedulers stop
-    trials by `metric` alone."""
+    """What is traded against `metric`: other metrics, forgetting (on `data.retain`),
+    trainable_parameters, seconds, device_seconds or peak_memory_bytes. The leaderboard marks the
+    Pareto front; schedulers stop trials by `metric` alone."""
     limits: dict[str, float] = Field(default_factory=dict)
     """Metric or other quantity -> the worst value that is acceptable: the most, or of a metric
     where more is better the least. A trial beyond one is INFEASIBLE and cannot win."""

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from raytune_glm import files
 from raytune_glm.errors import ConfigError
-from raytune_glm.metrics import METRICS
+from raytune_glm.search.quantities import SCORES
 from raytune_glm.search.schedulers import STEP
 
 
@@ -109,7 +109,7 @@ def trial_row(
 
 
 def _scores(report: Mapping[str, Any]) -> dict[str, float]:
-    return {name: report[name] for name in ("train_loss", *METRICS) if name in report}
+    return {name: report[name] for name in ("train_loss", *SCORES) if name in report}
 
 
 class ResultsFolder:

@@ -145,6 +145,6 @@ def _unwritable(
     kept = search.storage or f"sqlite:///{results.study}"
     return ConfigError(
         f"search.storage must be a storage that can be written, but {kept} cannot: "
-        f"{str(error).splitlines()[0]}. Leave it out for a file in the results folder, write "
-        "journal where that is on a network disk, or give a storage URL of Optuna"
+        f"{str(error).splitlines()[0].rstrip('.')}. Leave it out for a file in the results folder, "
+        "write journal where that is on a network disk, or give a storage URL of Optuna"
     )

@@ -419,6 +419,15 @@ def test_a_limit_below_the_bases_own_weights_is_refused(file: Path) -> None:
     assert f"search.limits.peak_memory_bytes must be at least {4 * total:,}, the least" in message
 
 
+def test_forgetting_is_an_objective_only_where_there_is_something_to_retain(file: Path) -> None:
+    wanted = 'search.objectives=["forgetting"]'
+    assert refusal(file, wanted).startswith("data.retain must be given for forgetting")
+    general = load_sweep(file).data.dev
+    assert general is not None
+    plan = check(file, wanted, f"data.retain={general[0]}", "data.max_retain_rows=5")
+    assert plan.rows["retain"] == 5
+
+
 def test_known_good_settings_must_make_a_legal_trial(file: Path) -> None:
     space = "search.space.train.learning_rate={log_range: [1e-4, 1e-2]}"
     check(file, space, "search.start_with=[{train.learning_rate: 1e-3}]")

@@ -27,6 +27,8 @@ def test_a_config_written_as_json_reads_back_the_same() -> None:
         ({"dev": "d.json", "dev_rows": 3}, r"dev_rows=3 and dev=\['d.json'\]; remove one"),
         ({"max_dev_rows": 3}, "max_dev_rows=3; give `dev` or `dev_rows`, or remove it"),
         ({"max_test_rows": 3}, "max_test_rows=3; give `test` or remove it"),
+        ({"dev": "d.json", "max_retain_rows": 3}, "give `retain` or remove it"),
+        ({"retain": "r.json"}, "must have dev rows beside it"),
         ({"train": []}, "at least 1 item"),
         ({"train": ""}, "at least 1 character"),
         ({"overlong": "drop"}, "'truncate' or 'skip'"),

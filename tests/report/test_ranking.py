@@ -96,6 +96,19 @@ def test_variants_stand_in_the_order_of_their_best_with_an_interval_over_dev_row
     assert lines[2][1] == "", "a failed trial has no score to show"
 
 
+def test_what_was_forgotten_stands_beside_the_scores_where_it_was_measured() -> None:
+    def of(number: int, **values: float) -> TrialRow:
+        best = {"triple_f1": 0.5, "eval_loss": 1.0, **values}
+        return row(number, 0.5, metrics={"final": {}, "best": best})
+
+    head, lines = leaderboard([of(0, forgetting=0.25), of(1)], METRICS["triple_f1"])
+    column = head.index("forgetting")
+    assert [line[column] for line in lines] == ["0.2500", ""]
+    assert "forgetting" not in leaderboard([of(1)], METRICS["triple_f1"])[0]
+    less = of(2, forgetting=-0.5, triple_f1=0.25)
+    assert pareto_front([of(0, forgetting=0.25), less], ("triple_f1", "forgetting")) == {0, 2}
+
+
 def test_an_interval_over_rows_is_that_of_the_binomial() -> None:
     # 60 of 100 right: 0.6 +- 1.96 * sqrt(0.6 * 0.4 / 100)
     low, high = bootstrap_interval([1.0] * 60 + [0.0] * 40)

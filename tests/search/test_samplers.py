@@ -99,7 +99,7 @@ def test_bohb_compares_all_trials_at_the_highest_step_that_enough_came_to() -> N
 
 
 def test_bohb_counts_a_running_trial_that_is_past_the_step() -> None:
-    from raytune_glm.search.bohb import StudyAtOneStep
+    from raytune_glm.search.bohb import trials_at_one_step
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     running, stopped, early = (study.ask() for _ in range(3))
@@ -110,7 +110,7 @@ def test_bohb_counts_a_running_trial_that_is_past_the_step() -> None:
     stopped.report(0.7, 10)
     study.tell(stopped, state=optuna.trial.TrialState.PRUNED)
     early.report(0.2, 5)
-    seen = {t.number: t for t in StudyAtOneStep(study, num_at_step=2).get_trials()}
+    seen = {t.number: t for t in trials_at_one_step(study, num_at_step=2)}
     assert (seen[0].state.name, seen[0].value) == ("COMPLETE", 0.5)
     assert (seen[1].state.name, seen[1].value) == ("COMPLETE", 0.7)
     assert seen[2].state.name == "RUNNING"
