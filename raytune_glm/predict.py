@@ -218,6 +218,12 @@ def _answer(
     if scores.means:
         told = ", ".join(f"{name}={value:.4f}" for name, value in scores.means.items())
         console.print(f"scores      {told} over {len(scores.by_row)} rows", highlight=False)
+    for name, count in scores.silent.items():
+        console.print(
+            f"note        {count} of them have an answer without anything that {name} looks for: "
+            "there every answer without it counts as right",
+            highlight=False,
+        )
     console.print(
         f"written     {len(questions)} rows to {out}, figures to {summary}",
         highlight=False,

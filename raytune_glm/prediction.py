@@ -187,6 +187,8 @@ class Scores:
     """Number of a row that has references -> metric -> score."""
     means: dict[str, float] = field(default_factory=dict)
     """Metric -> its value over all rows that have references."""
+    silent: dict[str, int] = field(default_factory=dict)
+    """Metric -> on how many of those an answer is right that has nothing it looks for, if any."""
 
 
 def score(questions: Sequence[Question], predictions: Sequence[str]) -> Scores:
@@ -196,7 +198,7 @@ def score(questions: Sequence[Question], predictions: Sequence[str]) -> Scores:
         return Scores()
     references = [questions[row].references for row in rows]
     by_row: dict[int, dict[str, float]] = {row: {} for row in rows}
-    means = {}
+    means, silent = {}, {}
     for metric in METRICS.values():
         if not isinstance(metric, AnswerMetric):
             continue
@@ -206,9 +208,11 @@ def score(questions: Sequence[Question], predictions: Sequence[str]) -> Scores:
             continue
         scores = metric.score([predictions[row] for row in rows], references)
         means[metric.name] = weighted_mean(sum(scores), len(scores))
+        if found := sum(map(metric.is_silent, references)):
+            silent[metric.name] = found
         for row, value in zip(rows, scores, strict=True):
             by_row[row][metric.name] = value
-    return Scores(by_row=by_row, means=means)
+    return Scores(by_row=by_row, means=means, silent=silent)
 
 
 def write_predictions(

@@ -17,6 +17,13 @@ from raytune_glm import space as spaces
 from raytune_glm.config.execution import packing_obstacle
 from raytune_glm.config.faults import known_keys
 from raytune_glm.config.load import run_of, trial_run
+from raytune_glm.config.measuring import (
+    check_answers,
+    check_dev,
+    check_dev_of_run,
+    check_retain,
+    remark_silent_rows,
+)
 from raytune_glm.config.plan import total_steps
 from raytune_glm.config.rates import names_by_rate
 from raytune_glm.config.tree import RunConfig, SweepConfig
@@ -24,8 +31,6 @@ from raytune_glm.data import DataConfig, Split, check_files, survey_files
 from raytune_glm.errors import ConfigError, UserError
 from raytune_glm.methods import METHODS
 from raytune_glm.models import Checkpoint
-from raytune_glm.search import SearchSettings
-from raytune_glm.search.quantities import FORGETTING
 from raytune_glm.tracking import require_packages
 
 T = TypeVar("T")
@@ -84,7 +89,7 @@ def check_sweep(sweep: SweepConfig) -> Plan:
         ModelError: The checkpoint cannot be used.
         DataError: A data file cannot be used.
     """
-    return _check(sweep, _check_dev)
+    return _check(sweep, check_dev)
 
 
 def check_run(run: SweepConfig) -> Plan:
@@ -95,17 +100,19 @@ def check_run(run: SweepConfig) -> Plan:
         ModelError: As `check_sweep`.
         DataError: As `check_sweep`.
     """
-    return replace(_check(run, _check_measurable), is_packed=False)
+    return replace(_check(run, check_dev_of_run), is_packed=False)
 
 
-def _check(sweep: SweepConfig, check_dev: Callable[[SweepConfig], None]) -> Plan:
+def _check(sweep: SweepConfig, check_rows: Callable[[SweepConfig], None]) -> Plan:
     faults: list[UserError] = []
     _attempt(faults, lambda: _check_paths(sweep))
     model = _attempt(faults, sweep.model.inspect)
     survey = _attempt(faults, lambda: survey_files(sweep.data))
-    _attempt(faults, lambda: check_dev(sweep))
-    _attempt(faults, lambda: _check_retain(sweep))
+    _attempt(faults, lambda: check_rows(sweep))
+    _attempt(faults, lambda: check_retain(sweep))
     _attempt(faults, lambda: require_packages(sweep.run.track))
+    if survey is not None:
+        _attempt(faults, partial(check_answers, sweep, survey))
     if model is None or survey is None or faults:
         _refuse(faults)
     rows = survey.rows
@@ -138,7 +145,7 @@ def _check(sweep: SweepConfig, check_dev: Callable[[SweepConfig], None]) -> Plan
         compiled_ops=frozenset(op for run in runs for op in run.deepspeed.compiled_ops),
         packing_obstacle=obstacles[0] if obstacles else None,
         is_packed=sweep.run.execution != "solo" and not obstacles,
-        remarks=survey.remarks,
+        remarks=(*survey.remarks, *remark_silent_rows(sweep, survey)),
     )
 
 
@@ -256,14 +263,6 @@ def _show(corner: spaces.Overrides) -> str:
     return ", ".join(f"{path}={value}" for path, value in corner.items())
 
 
-def _check_dev(sweep: SweepConfig) -> None:
-    if sweep.data.dev is None and not sweep.data.dev_rows:
-        raise ConfigError(
-            "data.dev must be given, or data.dev_rows draw it from the training rows: trials are "
-            f"compared by {sweep.search.metric} on rows that they did not train on"
-        )
-
-
 def _check_base_trainable(run: RunConfig, model: Checkpoint) -> None:
     """What is stored in a few bits has no gradients; adapters beside it have."""
     stored = model.stored_quantization
@@ -273,32 +272,6 @@ def _check_base_trainable(run: RunConfig, model: Checkpoint) -> None:
             f"method.name must be one of {', '.join(fitting)} for a checkpoint whose weights are "
             f"stored as {stored}, since those are not trained themselves, but got "
             f"name={run.method.name}: take another method, or the checkpoint that is not quantised"
-        )
-
-
-def _check_retain(sweep: SweepConfig) -> None:
-    """What is forgotten is measured on rows of its own."""
-    wanted = [
-        name for name in ("objectives", "limits") if FORGETTING in getattr(sweep.search, name)
-    ]
-    if wanted and sweep.data.retain is None:
-        raise ConfigError(
-            f"data.retain must be given for {FORGETTING} in search.{' and search.'.join(wanted)}, "
-            "since it is the rise of the loss on those rows, but is not: give a file of general "
-            "rows, none of the task's"
-        )
-
-
-def _check_measurable(run: SweepConfig) -> None:
-    """Without dev rows a run measures nothing, and keeps what it trained last."""
-    names = {run.search.metric, *run.train.metrics} - {SearchSettings().metric}
-    if run.train.patience is not None:
-        names.add(SearchSettings().metric)
-    if names and run.data.dev is None and not run.data.dev_rows:
-        raise ConfigError(
-            "data.dev must be given, or data.dev_rows draw it from the training rows, to measure "
-            f"{', '.join(sorted(names))}: give one, or leave search.metric, "
-            "train.metrics and train.patience out"
         )
 
 

@@ -8,7 +8,7 @@ and splits them; `encoding` makes tokens of them, which `store` keeps on disk fo
 
 from raytune_glm.data.encoding import SplitStats
 from raytune_glm.data.formats import FORMATS
-from raytune_glm.data.reading import Row, check_files, read_splits, survey_files
+from raytune_glm.data.reading import Row, Survey, check_files, read_splits, survey_files
 from raytune_glm.data.settings import SPLITS, DataConfig, Split
 from raytune_glm.data.store import EncodedData, encode_splits, load_encoded, measure_splits
 
@@ -20,6 +20,7 @@ __all__ = [
     "Row",
     "Split",
     "SplitStats",
+    "Survey",
     "check_files",
     "encode_splits",
     "load_encoded",

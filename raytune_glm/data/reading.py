@@ -73,6 +73,8 @@ class Survey:
 
     rows: Mapping[Split, int]
     """Rows of each split; see `check_files`."""
+    references: Mapping[Split, tuple[tuple[str, ...], ...]]
+    """Right answers of each row of the held-out splits that are on this machine."""
     remarks: tuple[str, ...]
     """What is no fault, and what the user may not have meant."""
 
@@ -96,6 +98,11 @@ def survey_files(config: DataConfig) -> Survey:
     ]
     return Survey(
         rows={split: len(found) for split, found in divided.items()},
+        references={
+            split: tuple(row.references for row in found)
+            for split, found in divided.items()
+            if split != "train"
+        },
         remarks=(*remarks, *_remark_empty_answers(divided), *_remark_shared_rows(divided)),
     )
 

@@ -38,6 +38,13 @@ class AnswerMetric(Metric):
             A score for each answer, in the same order.
         """
 
+    def is_silent(self, references: Sequence[str]) -> bool:
+        """Say whether nothing that the metric looks for is in a row's right answers.
+
+        Where that is so, every answer without it is right. Most metrics look at the whole answer.
+        """
+        return False
+
     def refuse_unmeasurable(self, references: Sequence[Sequence[str]]) -> None:
         """Refuse rows on which the metric says nothing; most metrics say something on all.
 

@@ -35,9 +35,13 @@ class TripleF1(AnswerMetric):
             for prediction, row in zip(predictions, references, strict=True)
         ]
 
+    def is_silent(self, references: Sequence[str]) -> bool:
+        """See `AnswerMetric.is_silent`: such a row has no triple."""
+        return not any(triples(reference) for reference in references)
+
     def refuse_unmeasurable(self, references: Sequence[Sequence[str]]) -> None:
         """See `AnswerMetric.refuse_unmeasurable`: without a triple every silent model scores 1."""
-        if not any(triples(reference) for row in references for reference in row):
+        if all(map(self.is_silent, references)):
             raise DataError(
                 "triple_f1 must have triples to find, but none of the dev answers has a line "
                 "head_relation_tail: write search.metric=eval_loss or exact_match"

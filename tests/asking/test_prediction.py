@@ -119,6 +119,15 @@ def test_a_metric_that_says_nothing_on_the_rows_is_left_out(tmp_path: Path) -> N
     assert score(read_questions(str(path))[1:], ["no"]).means == {}
 
 
+def test_rows_on_which_saying_nothing_is_right_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    answers = ("none", "a_b_c", "nothing")
+    path.write_text("".join(json.dumps({"prompt": "q", "completion": a}) + "\n" for a in answers))
+    scores = score(read_questions(str(path)), ["", "", ""])
+    assert scores.means["triple_f1"] == pytest.approx(2 / 3)
+    assert scores.silent == {"triple_f1": 2}
+
+
 def test_the_command_gives_the_scores_that_the_sweep_gives_its_winner(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

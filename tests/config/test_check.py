@@ -469,3 +469,26 @@ def test_dev_rows_that_are_trained_on_and_fields_that_are_not_read_are_remarked(
     assert any("1 of the 2 rows of data.train have an empty answer" in r for r in plan.remarks)
     assert "2 of the 2 rows of data.dev stand in data.train, too" in plan.remarks[-1]
     assert check(file).remarks == ()
+
+
+def test_a_metric_that_finds_nothing_in_the_dev_answers_is_refused_before_anything_starts(
+    file: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"context": "a", "target": "b"}\n' * 3, encoding="utf-8")
+    message = refusal(file, f"data.dev={rows}", "search.metric=triple_f1", kind=DataError)
+    assert "none of the dev answers has a line head_relation_tail" in message
+    assert check(file, f"data.dev={rows}", "search.metric=exact_match").remarks == ()
+
+
+def test_rows_on_which_a_silent_model_counts_as_right_are_remarked(
+    file: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    answers = ("pump_has_leak", "none", "nothing")
+    rows.write_text(
+        "".join(json.dumps({"context": a, "target": a}) + "\n" for a in answers), encoding="utf-8"
+    )
+    [remark] = check(file, f"data.dev={rows}", "search.metric=triple_f1").remarks
+    assert remark.startswith("2 of the 3 rows of data.dev have an answer without anything that")
+    assert check(file, f"data.dev={rows}").remarks == ()
