@@ -7,7 +7,8 @@
         --quantization nf4 --method p_tuning_v2 --rows 6 --length 200
 
 The solo step is plain PyTorch and PEFT (or this project's prefix) with torch's AdamW on a padded
-batch of the same rows; weights are random, of the model's true shape. A line a pack size: seconds a
+batch of the same rows; weights are random, of the model's true shape. `--deepspeed` also times the
+step of a solo trial of this project, which DeepSpeed takes. A line a pack size: seconds a
 pass, seconds a trial's step, how many times as fast as solo a trial is, tokens a second, memory
 beyond the base, and the share of the device's bf16 peak where that is known.
 """
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--deepspeed", action="store_true")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -98,6 +100,10 @@ def main() -> None:
     before = _memory(arguments.device)
     solo = _time(_solo_step(base, family, run, arguments), arguments)
     rows = [_line("solo", 1, solo, solo, _memory(arguments.device) - before, base, arguments)]
+    if arguments.deepspeed:
+        seconds = _time(_deepspeed_step(base, family, run, arguments), arguments)
+        memory = _memory(arguments.device) - before
+        rows.append(_line("deepspeed", 1, seconds, solo, memory, base, arguments))
     for slots in arguments.slots:
         try:
             seconds = _time(_packed_step(base, family, run, slots, arguments), arguments)
@@ -151,6 +157,20 @@ def _solo_step(
         optimizer.zero_grad()
 
     return step
+
+
+def _deepspeed_step(
+    base: Any, family: Any, run: RunConfig, arguments: argparse.Namespace
+) -> Callable[[], None]:
+    from raytune_glm.engine.deepspeed import DeepSpeedEngine
+    from raytune_glm.engine.process import choose_accelerator
+
+    choose_accelerator()
+    model = run.method.apply(twin(base), family)
+    engine = DeepSpeedEngine(model, run, total_steps=10**6)
+    batch = collate(_rows(arguments, family), pad_token_id=0)
+    labels = int((batch["labels"][:, 1:] != -100).sum())
+    return lambda: engine.train_step([batch], num_label_tokens=labels)
 
 
 def _packed_step(
@@ -214,7 +234,7 @@ def _line(
     }
     share = "" if line["share_of_peak"] is None else f"{100 * line['share_of_peak']:6.1f} % of peak"
     print(
-        f"{way:<7} K={slots:<3} {seconds:9.4f} s a pass {seconds / slots:9.4f} s a trial's step "
+        f"{way:<9} K={slots:<3} {seconds:9.4f} s a pass {seconds / slots:9.4f} s a trial's step "
         f"{line['times_solo']:6.2f} x solo {tokens / seconds:10.0f} tokens/s "
         f"{memory / 1e6:8.0f} MB {share}",
         flush=True,
