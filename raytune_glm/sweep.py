@@ -66,7 +66,7 @@ def _sweep(path: Path, overrides: list[str], *, only_check: bool) -> int:
     console = Console(file=sys.stdout, soft_wrap=True)
     sweep = load_sweep(path, overrides)
     plan = check_sweep(sweep)
-    console.print(describe_plan(sweep, plan), highlight=False, markup=False)
+    console.print(describe_plan(sweep, plan, overrides=overrides), highlight=False, markup=False)
     if only_check:
         console.print(measured_lengths(sweep, plan), highlight=False, markup=False)
         return 0

@@ -103,7 +103,9 @@ def _train(request: _Request) -> int:
         console.print(request.old.text, highlight=False, markup=False)
     run = request.load()
     plan = check_run(run)
-    console.print(describe_run(run, plan), highlight=False, markup=False)
+    console.print(
+        describe_run(run, plan, overrides=request.overrides), highlight=False, markup=False
+    )
     if request.only_check:
         console.print(measured_lengths(run, plan), highlight=False, markup=False)
         return 0

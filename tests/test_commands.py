@@ -114,7 +114,8 @@ def test_check_prints_the_arithmetic_and_creates_nothing(desk: Path) -> None:
     assert listed(desk) == before
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert lines["sweep"] == f"try, results in {desk / 'results' / 'try'}"
-    assert lines["data"] == "train 2,400 rows, dev 100 rows"
+    assert f"data       train 2,400 rows of {ROWS / 'train.jsonl'}\n" in done.stdout
+    assert lines["data"] == f"dev 100 rows of {ROWS / 'dev.jsonl'}"
     assert lines["trials"].startswith("3 by tpe and asha, for eval_loss")
     few, many = re.match(r"([\d,]+) to ([\d,]+) parameters", lines["trainable"]).groups()  # type: ignore[union-attr]
     assert 2 * int(few.replace(",", "")) == int(many.replace(",", ""))
@@ -122,6 +123,34 @@ def test_check_prints_the_arithmetic_and_creates_nothing(desk: Path) -> None:
     assert lines["steps"] == "120 a trial"
     assert "lengths    train rows have up to " in done.stdout
     assert lines["resources"].startswith("2 worker(s) a trial, each 1 CPU")
+
+
+def test_check_tells_where_rows_are_and_which_of_the_files_stay_beside_the_users(
+    desk: Path,
+) -> None:
+    row = '{"context": "a", "target": "b"}\n'
+    (desk / "mine.jsonl").write_text(row * 3, encoding="utf-8")
+    done = run(desk, "lora.yaml", "--check", "data.train=mine.jsonl")
+    assert "data       train 3 rows of mine.jsonl\n" in done.stdout
+    note = "note       data.train is given on the command line, and data.dev still as in the file:"
+    assert note in done.stdout
+    own = run(
+        desk, "lora.yaml", "--check", "data.train=mine.jsonl", "data.dev=null", "data.dev_rows=1"
+    )
+    assert "data       dev 1 rows drawn from data.train\n" in own.stdout
+    assert "command line" not in own.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("run.execution=solo", "since run.execution=solo asks for it"),
+        ("method.use_dora=true", "since method.use_dora=true cannot be packed"),
+    ],
+)
+def test_check_tells_why_trials_are_not_packed(desk: Path, override: str, reason: str) -> None:
+    done = run(desk, "lora.yaml", "--check", override)
+    assert f"execution  solo, each trial with workers of its own, {reason}\n" in done.stdout
 
 
 def test_help_says_how_to_run_it(desk: Path) -> None:

@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from raytune_glm.config import SweepConfig
 from raytune_glm.config.check import Plan
+from raytune_glm.data import SPLITS
+
+Line = tuple[str, str]
+"""What a line is about, and what it says."""
 
 
-def describe_plan(sweep: SweepConfig, plan: Plan) -> str:
-    """The derived arithmetic of a sweep, some lines of text."""
+def describe_plan(sweep: SweepConfig, plan: Plan, *, overrides: Sequence[str] = ()) -> str:
+    """The derived arithmetic of a sweep, some lines of text.
+
+    Args:
+        sweep: The sweep.
+        plan: Its figures.
+        overrides: What the command line changed of the sweep file, `key.path=value` each.
+    """
     search = sweep.search
     trials = (
         f"{search.num_trials} by {search.sampler.name} and {search.scheduler.name}, "
         f"for {search.metric} on dev"
     )
-    head = {
-        "sweep": _place(sweep),
-        **_base(sweep, plan),
-        "method": _method(sweep),
-        "trials": trials,
-        "searched": _searched(sweep),
-        "execution": _execution(sweep, plan),
-    }
-    return _text(head, sweep, plan, of=" a trial")
+    head = [
+        ("sweep", _place(sweep)),
+        *_base(sweep, plan),
+        ("method", _method(sweep)),
+        ("trials", trials),
+        ("searched", _searched(sweep)),
+        ("execution", _execution(sweep, plan)),
+        *_arithmetic(sweep, plan, of=" a trial"),
+        *_notes(sweep, plan, overrides),
+    ]
+    return _text(head)
 
 
-def describe_run(run: SweepConfig, plan: Plan) -> str:
-    """The derived arithmetic of a run that is trained alone, some lines of text."""
+def describe_run(run: SweepConfig, plan: Plan, *, overrides: Sequence[str] = ()) -> str:
+    """As `describe_plan`, of a run that is trained alone."""
     keeps = (
         f"the best step by {run.search.metric} on dev" if "dev" in plan.rows else "the last step"
     )
     method = f"{run.method.name}, keeps {keeps}"
-    return _text({"run": _place(run), **_base(run, plan), "method": method}, run, plan, of="")
+    return _text(
+        [
+            ("run", _place(run)),
+            *_base(run, plan),
+            ("method", method),
+            *_arithmetic(run, plan, of=""),
+            *_notes(run, plan, overrides),
+        ]
+    )
 
 
 def _method(sweep: SweepConfig) -> str:
@@ -66,40 +88,77 @@ def _place(sweep: SweepConfig) -> str:
     return f"{sweep.run.name}, results in {sweep.run.folder}"
 
 
-def _base(sweep: SweepConfig, plan: Plan) -> dict[str, str]:
+def _base(sweep: SweepConfig, plan: Plan) -> Iterator[Line]:
     total = plan.model.shape.total_parameters
     quantization = f", {sweep.model.quantization}" if sweep.model.quantization else ""
-    return {
-        "model": f"{sweep.model.path} ({plan.model.family.name}), {total:,} parameters, "
+    yield (
+        "model",
+        f"{sweep.model.path} ({plan.model.family.name}), {total:,} parameters, "
         f"{sweep.model.precision}{quantization}",
-        "data": ", ".join(f"{split} {count:,} rows" for split, count in plan.rows.items()),
-    }
+    )
+    for split in SPLITS:
+        places = getattr(sweep.data, split)
+        count = f"{plan.rows[split]:,} rows" if split in plan.rows else "uncounted rows"
+        if places is not None:
+            yield "data", f"{split} {count} of {', '.join(map(_short, places))}"
+        elif split == "dev" and sweep.data.dev_rows:
+            yield "data", f"dev {count} drawn from data.train"
 
 
-def _text(head: dict[str, str], sweep: SweepConfig, plan: Plan, *, of: str) -> str:
+def _short(place: str) -> str:
+    """A place as seen from the current folder, where it lies below it."""
+    path, here = Path(place), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else place
+
+
+def _arithmetic(sweep: SweepConfig, plan: Plan, *, of: str) -> Iterator[Line]:
     train, run = sweep.train, sweep.run
     total, most = plan.model.shape.total_parameters, plan.trainable[1]
-    lines = head | {
-        "trainable": f"{_span(plan.trainable)} parameters, "
-        f"at most {100 * most / total:.4g} % of the base's",
-        "step": f"{train.batch_size} rows = {train.micro_batch_size} a pass x "
+    share = f"at most {100 * most / total:.4g} % of the base's"
+    yield "trainable", f"{_span(plan.trainable)} parameters, {share}"
+    yield (
+        "step",
+        f"{train.batch_size} rows = {train.micro_batch_size} a pass x "
         f"{sweep.gradient_accumulation_steps} passes x {run.num_workers} worker(s), "
         f"at most {_span(plan.tokens_per_step)} tokens",
-        "steps": f"{_span(plan.steps)}{of}",
-        "resources": "each pack host all CPUs of its node, or a GPU and its share of them"
-        if plan.is_packed
-        else f"{run.num_workers} worker(s){of}, each {run.cpus_per_worker:g} CPU"
-        + (" and a GPU where there is one" if run.gpus_per_worker is None else "")
-        + (f" and {run.gpus_per_worker:g} GPU" if run.gpus_per_worker else ""),
-    }
-    said = [*lines.items(), *(("note", remark) for remark in plan.remarks)]
-    return "\n".join(f"{name:<10} {text}" for name, text in said)
+    )
+    yield "steps", f"{_span(plan.steps)}{of}"
+    if plan.is_packed:
+        yield "resources", "each pack host all CPUs of its node, or a GPU and its share of them"
+        return
+    gpus = f" and {run.gpus_per_worker:g} GPU" if run.gpus_per_worker else ""
+    if run.gpus_per_worker is None:
+        gpus = " and a GPU where there is one"
+    yield "resources", f"{run.num_workers} worker(s){of}, each {run.cpus_per_worker:g} CPU{gpus}"
+
+
+def _notes(sweep: SweepConfig, plan: Plan, overrides: Sequence[str]) -> Iterator[Line]:
+    yield from (("note", remark) for remark in plan.remarks)
+    given = {override.partition("=")[0] for override in overrides}
+    kept = [
+        f"data.{split}"
+        for split in SPLITS[1:]
+        if getattr(sweep.data, split) is not None and f"data.{split}" not in given
+    ]
+    if "data.train" in given and kept:
+        yield (
+            "note",
+            f"data.train is given on the command line, and {' and '.join(kept)} still as in the "
+            "file: give rows of the same task, or null",
+        )
+
+
+def _text(lines: Sequence[Line]) -> str:
+    return "\n".join(f"{name:<10} {text}" for name, text in lines)
 
 
 def _execution(sweep: SweepConfig, plan: Plan) -> str:
     if plan.is_packed:
         return "packed, trials share one base a device"
-    why = f", since {plan.packing_obstacle} cannot be packed" if plan.packing_obstacle else ""
+    if sweep.run.execution == "solo":
+        why = ", since run.execution=solo asks for it"
+    else:
+        why = f", since {plan.packing_obstacle} cannot be packed"
     return f"solo, each trial with workers of its own{why}"
 
 
