@@ -116,7 +116,7 @@ def _check(sweep: SweepConfig, check_rows: Callable[[SweepConfig], None]) -> Pla
     if model is None or survey is None or faults:
         _refuse(faults)
     rows = survey.rows
-    runs = _corner_runs(sweep)
+    runs = _corner_runs(sweep, faults)
     num_rows = _RowCounts(sweep.data, rows)
     for check in (
         lambda run: run.model.check(model),
@@ -216,12 +216,8 @@ def _searchable_paths() -> list[str]:
     ]
 
 
-def _corner_runs(sweep: SweepConfig) -> list[RunConfig]:
-    """Make the run of each corner of the space.
-
-    Raises:
-        ConfigError: A corner is no legal run.
-    """
+def _corner_runs(sweep: SweepConfig, faults: list[UserError]) -> list[RunConfig]:
+    """Make the run of each corner of the space; one that is no legal run is a fault instead."""
     base = run_of(sweep)
     first_at: dict[str, str] = {}
     runs = []
@@ -231,8 +227,7 @@ def _corner_runs(sweep: SweepConfig) -> list[RunConfig]:
         except ConfigError as error:
             # One bad value makes a bad corner with every combination of the others.
             first_at.setdefault(str(error), _show(corner))
-    if first_at:
-        _refuse([ConfigError(f"search.space: at {at}, {text}") for text, at in first_at.items()])
+    faults += [ConfigError(f"search.space: at {at}, {text}") for text, at in first_at.items()]
     for values in sweep.search.start_with:
         given = _Given(spaces.locate(sweep.search.space, values))
         runs.append(trial_run(base, spaces.choose(sweep.search.space, given)))

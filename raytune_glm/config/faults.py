@@ -49,7 +49,8 @@ def validate(kind: type[Tree], tree: Mapping[str, Any], *, source: str) -> Tree:
     try:
         built = kind.model_validate(tree)
     except ValidationError as error:
-        lines = [_line(kind, fault) for fault in error.errors()]
+        # A rule of the whole tree tells each of its faults on a line of its own.
+        lines = [text for fault in error.errors() for text in _line(kind, fault).splitlines()]
     else:
         lines = [
             f"{where}: must be a number, but got {value}"
@@ -69,7 +70,7 @@ def _line(kind: type[BaseModel], fault: Any) -> str:
         section = ".".join(map(str, untagged[:-1]))
         return (
             f"{where}is a setting of {' and '.join(owners)}, not of {chosen}: leave it out, or "
-            f"begin the section anew by {section}={{name: {chosen}}}"
+            f"begin the section anew by {section}={chosen}"
         )
     if fault["type"] == "extra_forbidden":
         return f"{where}there is no such key{_hint(location[-1], known_keys(kind, location[:-1]))}"

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from raytune_glm.config.deepspeed_config import contradictions, read_file, section_values
+from raytune_glm.config.agreement import disagreements, unknown_metric
+from raytune_glm.config.deepspeed_config import read_file, section_values
 from raytune_glm.data import DataConfig
 from raytune_glm.methods import AnyMethod
 from raytune_glm.search import SearchSettings
@@ -27,13 +29,6 @@ def _known_family(name: str | None) -> str | None:
     if name is not None and name not in FAMILIES:
         raise ValueError(f"must be one of {', '.join(FAMILIES)}, but got {name!r}")
     return name
-
-
-def _known_metric(where: str, name: str) -> None:
-    from raytune_glm.metrics import METRICS
-
-    if name not in METRICS:
-        raise ValueError(f"{where} must be one of {', '.join(METRICS)}, but got {name!r}")
 
 
 LearningRate: TypeAlias = Annotated[float, Field(gt=0, lt=10)]
@@ -319,73 +314,14 @@ class RunConfig(_Section):
     run: RunSettings = RunSettings()
 
     @model_validator(mode="after")
-    def _check_metrics(self) -> RunConfig:
-        for name in self.train.metrics:
-            _known_metric("train.metrics", name)
+    def _check_together(self) -> RunConfig:
+        faults = list(self._disagreements())
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
 
-    @model_validator(mode="after")
-    def _check_batch(self) -> RunConfig:
-        step = self.train.micro_batch_size * self.run.num_workers
-        if self.train.batch_size % step:
-            raise ValueError(
-                "train.batch_size must be a multiple of train.micro_batch_size x run.num_workers, "
-                f"but got batch_size={self.train.batch_size} with {self.train.micro_batch_size} x "
-                f"{self.run.num_workers} = {step}: lower train.micro_batch_size, or change "
-                "train.batch_size or run.num_workers"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_gpus(self) -> RunConfig:
-        share = self.run.gpus_per_worker
-        if share is not None and 0 < share < 1 and self.run.num_workers > 1:
-            raise ValueError(
-                "run.gpus_per_worker must be 0 or 1 where a trial has several workers, but got "
-                f"gpus_per_worker={share:g} with run.num_workers={self.run.num_workers}: NCCL "
-                "wants a GPU of its own for each"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_precision(self) -> RunConfig:
-        if self.model.quantization is not None and self.deepspeed.zero_stage == 3:
-            raise ValueError(
-                "deepspeed.zero_stage must be at most 2 with a quantized base, but got "
-                f"zero_stage=3 with model.quantization={self.model.quantization}: ZeRO-3 cannot "
-                "spread packed weights"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_retain(self) -> RunConfig:
-        if self.data.retain is not None and self.deepspeed.zero_stage == 3:
-            raise ValueError(
-                "deepspeed.zero_stage must be at most 2 with data.retain, but got zero_stage=3: "
-                "each worker measures the untrained base, whole, to tell what is forgotten"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_deepspeed_config(self) -> RunConfig:
-        found = contradictions(self)
-        if found:
-            raise ValueError(
-                "deepspeed.config must agree with the run, but "
-                + "; ".join(found)
-                + ': change one of the two, or write "auto" there'
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_base_trainable(self) -> RunConfig:
-        if self.method.trains_base and self.model.quantization is not None:
-            raise ValueError(
-                f"model.quantization must be left out where the base itself trains, but got "
-                f"quantization={self.model.quantization} with method.name={self.method.name}: "
-                "leave it out, or use lora"
-            )
-        return self
+    def _disagreements(self) -> Iterator[str]:
+        return disagreements(self)
 
     @property
     def gradient_accumulation_steps(self) -> int:
@@ -398,7 +334,6 @@ class SweepConfig(RunConfig):
 
     search: SearchSettings = SearchSettings()
 
-    @model_validator(mode="after")
-    def _check_metric(self) -> SweepConfig:
-        _known_metric("search.metric", self.search.metric)
-        return self
+    def _disagreements(self) -> Iterator[str]:
+        yield from super()._disagreements()
+        yield from unknown_metric("search.metric", self.search.metric)

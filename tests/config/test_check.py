@@ -492,3 +492,13 @@ def test_rows_on_which_a_silent_model_counts_as_right_are_remarked(
     [remark] = check(file, f"data.dev={rows}", "search.metric=triple_f1").remarks
     assert remark.startswith("2 of the 3 rows of data.dev have an answer without anything that")
     assert check(file, f"data.dev={rows}").remarks == ()
+
+
+def test_faults_of_batch_sizes_and_of_packs_are_told_together(file: Path) -> None:
+    message = refusal(
+        file,
+        "search.space.train.batch_size={choice: [16, 10]}",
+        *("train.micro_batch_size=8", "run.execution=packed", "method.use_dora=true"),
+    )
+    assert "at train.batch_size=10" in message
+    assert "run.execution must not be packed" in message

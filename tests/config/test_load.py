@@ -305,6 +305,22 @@ def test_all_faults_are_told_at_once(file: Path) -> None:
     assert sorted(places) == ["method.rnak", "run.nam", "search.num_trials", "train.seed"]
 
 
+def test_rules_between_sections_are_told_with_one_another(file: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_sweep(
+            file,
+            [
+                *("train.batch_size=10", "train.micro_batch_size=4", "train.metrics=[bleu]"),
+                *("deepspeed.zero_stage=3", "model.quantization=nf4", "search.metric=rouge"),
+            ],
+        )
+    head, *lines = str(raised.value).splitlines()
+    assert head.endswith("has 4 faults:")
+    assert [line.split()[0] for line in lines] == [
+        *("train.metrics", "train.batch_size", "deepspeed.zero_stage", "search.metric")
+    ]
+
+
 def test_missing_sections_are_all_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         load_sweep(written(tmp_path, "method: {name: lora}\n"))
@@ -365,8 +381,12 @@ def test_a_name_alone_stands_for_a_section_with_its_defaults(file: Path) -> None
 
 
 def test_a_setting_of_another_method_is_told_whose_it_is(file: Path) -> None:
-    with pytest.raises(ConfigError, match=r"method\.rank: is a setting of lora, not of freeze"):
+    with pytest.raises(
+        ConfigError,
+        match=r"method\.rank: is a setting of lora, not of freeze: .* by method=freeze$",
+    ):
         load_sweep(file, ["method.name=freeze"])
+    assert load_sweep(file, ["method=freeze"]).method.name == "freeze"
 
 
 def test_warmup_steps_take_the_place_of_the_ratio(file: Path) -> None:
