@@ -93,10 +93,10 @@ def parse_sweep(text: str, overrides: Iterable[str] = (), *, source: str) -> Swe
         raise ConfigError(
             f"{source} must hold a mapping with the sections of a sweep, but got {tree!r}"
         )
+    _name_sections(tree)
     for override in overrides:
         set_path(tree, *parse_override(override))
-    for path in _CHOSEN_BY_NAME:
-        _name_alone(tree, path)
+        _name_sections(tree)
     sweep = _with_absolute_paths(validate(SweepConfig, tree, source=source))
     _refuse_searched(sweep, [parse_override(override)[0] for override in overrides])
     return sweep
@@ -118,14 +118,15 @@ _CHOSEN_BY_NAME = ("method", "search.sampler", "search.scheduler")
 """Sections that are one of several, told by their `name`; a name alone stands for its defaults."""
 
 
-def _name_alone(tree: dict[str, Any], path: str) -> None:
+def _name_sections(tree: dict[str, Any]) -> None:
     """Read `search.sampler: random` as `search.sampler: {name: random}`."""
-    *sections, key = path.split(".")
-    node: Any = tree
-    for section in sections:
-        node = node.get(section) if isinstance(node, dict) else None
-    if isinstance(node, dict) and isinstance(node.get(key), str):
-        node[key] = {"name": node[key]}
+    for path in _CHOSEN_BY_NAME:
+        *sections, key = path.split(".")
+        node: Any = tree
+        for section in sections:
+            node = node.get(section) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(key), str):
+            node[key] = {"name": node[key]}
 
 
 def parse_override(written: str) -> tuple[str, Any]:

@@ -383,10 +383,11 @@ def test_a_name_alone_stands_for_a_section_with_its_defaults(file: Path) -> None
 def test_a_setting_of_another_method_is_told_whose_it_is(file: Path) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"method\.rank: is a setting of lora, not of freeze: .* by method=freeze$",
+        match=r"method\.rank: is a setting of lora, not of freeze: .* by method=freeze",
     ):
         load_sweep(file, ["method.name=freeze"])
-    assert load_sweep(file, ["method=freeze"]).method.name == "freeze"
+    freeze = load_sweep(file, ["method=freeze", "method.num_trainable_layers=2"]).method
+    assert (freeze.name, freeze.num_trainable_layers) == ("freeze", 2)
 
 
 def test_warmup_steps_take_the_place_of_the_ratio(file: Path) -> None:
