@@ -7,10 +7,12 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from raytune_glm import chat, merge, predict
+from raytune_glm.config import load_sweep
 from raytune_glm.data.formats import FORMATS, find_format, unread_fields
 from raytune_glm.metrics import METRICS
 from tests.shipped import ROOT
@@ -36,6 +38,16 @@ def test_every_metric_and_every_field_of_a_format_is_documented() -> None:
     page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     fields = {field for known in FORMATS.values() for field in known.fields + known.optional}
     assert [name for name in sorted({*fields, *METRICS}) if f"`{name}`" not in page] == []
+
+
+def test_the_readmes_sweeps_are_legal_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"python -m raytune_glm\.sweep (.+)", text)
+    assert len(commands) >= 2
+    for command in commands:
+        words = [word for word in shlex.split(command) if word != "--check"]
+        load_sweep(Path(words[0]), words[1:])
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/after_training.md"])

@@ -27,6 +27,8 @@ def describe_plan(sweep: SweepConfig, plan: Plan, *, overrides: Sequence[str] = 
         f"{search.num_trials} by {search.sampler.name} and {search.scheduler.name}, "
         f"for {search.metric} on dev"
     )
+    if search.confirm is not None:
+        trials += f"; then the best {search.confirm.top} under {search.confirm.seeds} seeds each"
     head = [
         ("sweep", _place(sweep)),
         *_base(sweep, plan),
