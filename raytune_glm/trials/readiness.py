@@ -17,6 +17,7 @@ from raytune_glm.trials.encoding import encode
 from raytune_glm.trials.leftovers import written_down
 from raytune_glm.trials.ops import prepare_hosts
 from raytune_glm.trials.records import ResultsFolder
+from raytune_glm.trials.sight import require_sight
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,13 +64,15 @@ def make_ready(
         What a worker takes and how many trials fit at a time.
 
     Raises:
-        ResourceError: There is no cluster, no room in it, or a host that cannot compile.
+        ResourceError: There is no cluster, no room in it, or a host that cannot compile or does
+            not see what trials read and write.
     """
     ray_log = results.root / "ray.log"
     with written_down(results):
         cluster.connect(sweep.run.ray_address, log_file=ray_log)
     placement = cluster.place(sweep, precisions=plan.precisions, is_packed=plan.is_packed)
     console.print(f"cluster    {placement.describe()}", highlight=False)
+    require_sight(sweep, results.root)
     if plan.compiled_ops:
         names = ", ".join(sorted(plan.compiled_ops))
         console.print(f"deepspeed  compiles {names} where a host has not yet (some minutes)")

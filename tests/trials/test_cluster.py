@@ -10,6 +10,7 @@ import ray
 
 from raytune_glm.errors import ResourceError
 from raytune_glm.trials.cluster import max_concurrent_trials
+from raytune_glm.trials.sight import refuse_unseen
 from raytune_glm.trials.trainable import choose_network_interface
 
 EIGHT_GPUS = {"CPU": 96.0, "GPU": 8.0}
@@ -63,3 +64,13 @@ def test_an_interface_that_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch)
     choose_network_interface()
     assert os.environ["GLOO_SOCKET_IFNAME"] == "mine0"
     assert os.environ["NCCL_SOCKET_IFNAME"] == "mine1"
+
+
+def test_a_host_that_does_not_see_the_results_is_told_by_name() -> None:
+    refuse_unseen({})
+    with pytest.raises(ResourceError) as raised:
+        refuse_unseen({"10.0.0.2": ["run.storage=/tmp/results", "model.path=/models/glm"]})
+    storage, model = str(raised.value).splitlines()
+    assert storage.startswith("run.storage must be a folder that every host of the cluster sees")
+    assert "10.0.0.2 does not see that of run.storage=/tmp/results" in storage
+    assert model.startswith("model.path must be a folder")
