@@ -1,37 +1,14 @@
-"""The search space: dotted paths of the run's configuration, each with the values it may take.
-
-A sweep file writes it under `search.space`:
-
-    method.rank: {choice: [4, 8, 16]}
-    train.learning_rate: {log_range: [1e-4, 1e-2]}
-    method: {one_of: {lora: {rank: {int_range: [2, 64], log: true}}}}
-
-Every kind of dimension is a class here and one line in `DIMENSIONS`. Nothing in this file knows
-Optuna's or Ray's types: a dimension asks a `Chooser` (Optuna's trial is one) for a value. Read
-next: `config`.
-"""
+"""The kinds of dimensions: the values that one setting may take. Read next: `variants`."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Protocol, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-
-Scalar: TypeAlias = bool | int | float | str | None
-Overrides: TypeAlias = dict[str, Any]
-"""Dotted path of the configuration -> the value a trial gives it."""
-
-MAX_CORNERS = 5_000
-"""Above this many combinations of extremes, dimensions are combined two by two only. A corner takes
-0.2 ms to check, and a faulty sweep file is to be answered at once."""
-
-MAX_GRID = 100_000
-"""Most points of a grid: far above what anybody trains, low enough to list."""
 
 
 class Chooser(Protocol):
@@ -277,7 +254,7 @@ class IntRange(_Interval):
 SimpleDimension: TypeAlias = Choice | Range | LogRange | IntRange
 
 
-def _parse(value: Any, kinds: Mapping[str, type[BaseModel]]) -> Any:
+def parse_dimension(value: Any, kinds: Mapping[str, type[BaseModel]]) -> Any:
     """Build the dimension whose telling key `value` has, so that a fault names that kind alone."""
     if isinstance(value, BaseModel):
         return value
@@ -304,206 +281,21 @@ SIMPLE_DIMENSIONS: dict[str, type[BaseModel]] = {
 }
 
 SubDimension = Annotated[
-    SimpleDimension, BeforeValidator(lambda value: _parse(value, SIMPLE_DIMENSIONS))
+    SimpleDimension, BeforeValidator(lambda value: parse_dimension(value, SIMPLE_DIMENSIONS))
 ]
 
 
-class OneOf(_Dimension):
-    """One of several named variants of a section, each with settings of its own to search.
-
-    `method: {one_of: {lora: {rank: ...}}}` sets `method.name` to the variant chosen, and only that
-    variant's settings are searched: a conditional space.
-    """
-
-    one_of: Annotated[dict[str, dict[str, SubDimension]], Field(min_length=1)]
-    """Variant's name -> setting's name inside the section -> dimension; settings may be none."""
-
-    def choose_section(self, chooser: Chooser, section: str) -> Overrides:
-        """Pick a variant of `section` and its settings.
-
-        The chooser's names carry the variant, `method[lora].rank`: two variants may search a
-        setting of one name over different values, which Optuna refuses under a common name.
-        """
-        variant = chooser.suggest_categorical(f"{section}.name", list(self.one_of))
-        chosen: Overrides = {section: {"name": variant}}
-        for name, dimension in self.one_of[variant].items():
-            chosen[f"{section}.{name}"] = dimension.choose(chooser, f"{section}[{variant}].{name}")
-        return chosen
-
-    def extremes_of_section(self, section: str) -> Iterator[Overrides]:
-        """Every variant with every combination of its settings' extremes."""
-        for variant, dimensions in self.one_of.items():
-            names = [f"{section}.{name}" for name in dimensions]
-            for values in itertools.product(*(d.extremes() for d in dimensions.values())):
-                yield {section: {"name": variant}, **dict(zip(names, values, strict=True))}
-
-    def grid_of_section(self, section: str) -> list[dict[str, Any]]:
-        """Every variant with every combination of its settings, under the chooser's names."""
-        points = []
-        for variant, dimensions in self.one_of.items():
-            axes = {
-                f"{section}[{variant}].{name}": _grid_of(f"{section}.{name}", dimension)
-                for name, dimension in dimensions.items()
-            }
-            for values in itertools.product(*axes.values()):
-                points.append({f"{section}.name": variant, **dict(zip(axes, values, strict=True))})
-        return points
-
-    def locate_section(self, section: str, values: Overrides) -> dict[str, Any]:
-        """Take what is this section's out of `values`, under the chooser's names.
-
-        Raises:
-            ValueError: The variant is none of these, or a value is outside of its dimension.
-        """
-        written = values.pop(section, None)
-        if isinstance(written, Mapping):
-            values.update({f"{section}.{name}": value for name, value in written.items()})
-            written = None
-        variant = values.pop(f"{section}.name", written)
-        if variant is None:
-            return {}
-        if variant not in self.one_of:
-            raise ValueError(
-                f"{section}: must be one of {', '.join(self.one_of)}, but got {variant!r}"
-            )
-        return {f"{section}.name": variant} | {
-            f"{section}[{variant}].{name}": _located(
-                f"{section}.{name}", dimension, values.pop(f"{section}.{name}")
-            )
-            for name, dimension in self.one_of[variant].items()
-            if f"{section}.{name}" in values
-        }
-
-
-DIMENSIONS: dict[str, type[BaseModel]] = {**SIMPLE_DIMENSIONS, "one_of": OneOf}
-
-Dimension = Annotated[
-    SimpleDimension | OneOf, BeforeValidator(lambda value: _parse(value, DIMENSIONS))
-]
-
-
-def _without_nulls(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    return {path: dimension for path, dimension in value.items() if dimension is not None}
-
-
-Space: TypeAlias = Annotated[dict[str, Dimension], BeforeValidator(_without_nulls)]
-"""Dotted path -> dimension. Null takes one out of the file: `search.space.method.alpha=null`."""
-
-
-def choose(space: Space, chooser: Chooser) -> Overrides:
-    """Pick one point of the space.
-
-    Args:
-        space: Dotted path -> dimension.
-        chooser: Who picks, usually an Optuna trial.
-
-    Returns:
-        Dotted path -> value. A `OneOf` at `method` gives `method: {"name": ...}`, which replaces
-        the whole section, followed by `method.<setting>` for what it searches.
-    """
-    chosen: Overrides = {}
-    for path, dimension in space.items():
-        if isinstance(dimension, OneOf):
-            chosen.update(dimension.choose_section(chooser, path))
-        else:
-            chosen[path] = dimension.choose(chooser, path)
-    return chosen
-
-
-def locate(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn a point of the space, as a user or a results file has it, into what a study stores.
-
-    Args:
-        space: Dotted path -> dimension.
-        values: Dotted path -> value, as `choose` gives them; the variant of a `OneOf` may also be
-            written `method: lora`. What is left out is left out of the result too.
-
-    Returns:
-        The chooser's name -> the value that a study stores under it.
-
-    Raises:
-        ValueError: A value is outside of its dimension, or its path is not searched.
-    """
-    left = dict(values)
-    found: dict[str, Any] = {}
-    for path, dimension in space.items():
-        if isinstance(dimension, OneOf):
-            found.update(dimension.locate_section(path, left))
-        elif path in left:
-            found[path] = _located(path, dimension, left.pop(path))
-    if left:
-        raise ValueError(
-            f"{', '.join(left)}: must be searched by such a trial, but is not in search.space, or "
-            "belongs to another variant"
-        )
-    return found
-
-
-def _located(path: str, dimension: SimpleDimension, value: Any) -> Any:
+def located(path: str, dimension: SimpleDimension, value: Any) -> Any:
+    """The value as a study stores it; ValueError with the path where it is not of the dimension."""
     try:
         return dimension.locate(value)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _grid_of(path: str, dimension: SimpleDimension) -> list[Any]:
+def grid_of(path: str, dimension: SimpleDimension) -> list[Any]:
+    """All values of a dimension; ValueError with the path where they are infinitely many."""
     try:
         return dimension.grid()
     except ValueError as error:
         raise ValueError(f"search.space.{path}: {error}") from None
-
-
-def grid(space: Space) -> list[dict[str, Any]]:
-    """Every point of the space, as the chooser's names and the values that a study stores.
-
-    Raises:
-        ValueError: A dimension has infinitely many values, or there are over `MAX_GRID` points.
-    """
-    axes: list[list[dict[str, Any]]] = [
-        dimension.grid_of_section(path)
-        if isinstance(dimension, OneOf)
-        else [{path: value} for value in _grid_of(path, dimension)]
-        for path, dimension in space.items()
-    ]
-    size = math.prod(len(axis) for axis in axes)
-    if size > MAX_GRID:
-        raise ValueError(
-            f"search.space: must have at most {MAX_GRID:,} points for a grid, but has {size:,}: "
-            "list fewer values, or use random"
-        )
-    return [
-        {name: value for part in parts for name, value in part.items()}
-        for parts in itertools.product(*axes)
-    ]
-
-
-def corners(space: Space) -> Iterator[Overrides]:
-    """Yield every combination of the dimensions' extremes, a choice being extreme at each value.
-
-    Where that makes more than `MAX_CORNERS` combinations, each pair of dimensions is combined fully
-    while the rest stay at their first extreme: a rule that ties three settings may then be missed
-    here, and is caught when a trial is built.
-    """
-    axes: list[list[Overrides]] = [
-        list(dimension.extremes_of_section(path))
-        if isinstance(dimension, OneOf)
-        else [{path: value} for value in dimension.extremes()]
-        for path, dimension in space.items()
-    ]
-    if math.prod(len(axis) for axis in axes) <= MAX_CORNERS:
-        combinations: Iterator[tuple[Overrides, ...]] = itertools.product(*axes)
-    else:
-        combinations = _pairwise(axes)
-    for parts in combinations:
-        yield {path: value for part in parts for path, value in part.items()}
-
-
-def _pairwise(axes: list[list[Overrides]]) -> Iterator[tuple[Overrides, ...]]:
-    first = [axis[0] for axis in axes]
-    for i, j in itertools.combinations(range(len(axes)), 2):
-        for left, right in itertools.product(axes[i], axes[j]):
-            point = list(first)
-            point[i], point[j] = left, right
-            yield tuple(point)
