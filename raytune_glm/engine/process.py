@@ -63,6 +63,20 @@ def join_process_group() -> None:
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
 
 
+def require_ops(names: Collection[str]) -> None:
+    """Look for the libraries that operations of DeepSpeed's need on this host; compile nothing.
+
+    Raises:
+        ResourceError: One is missing; the message has what.
+    """
+    import deepspeed.ops.op_builder as builders
+
+    for name in sorted(names):
+        builder = getattr(builders, _BUILDERS[name])()
+        if (missing := _missing(builder)) is not None:
+            raise _refusal(name, missing)
+
+
 def load_ops(names: Collection[str]) -> None:
     """Load operations of DeepSpeed's, compiled on this host before if they are not there yet.
 
@@ -77,19 +91,22 @@ def load_ops(names: Collection[str]) -> None:
             with sole_compiler():
                 builder.load()
         except (RuntimeError, ImportError, OSError) as error:
-            purpose, remedy = _NEEDS[name]
-            raise ResourceError(
-                f"{purpose} ({name}), but it cannot be compiled or loaded on host "
-                f"{os.uname().nodename}: {_reason(builder, error)}. Install {remedy}"
-            ) from error
+            raise _refusal(name, _missing(builder) or str(error)) from error
 
 
-def _reason(builder: Any, error: BaseException) -> str:
-    """What the builder says is missing, which it tells only who asks; else the error's own text."""
+def _missing(builder: Any) -> str | None:
+    """What the builder says is missing, which it tells only who asks; None: nothing is."""
     with contextlib.redirect_stdout(io.StringIO()):
         compatible = builder.is_compatible(verbose=True)
-    said = None if compatible else builder.error_log
-    return str(said or error).strip().splitlines()[0]
+    return None if compatible else str(builder.error_log or "a library is missing")
+
+
+def _refusal(name: str, reason: str) -> ResourceError:
+    purpose, remedy = _NEEDS[name]
+    return ResourceError(
+        f"{purpose} ({name}), but it cannot be compiled or loaded on host {os.uname().nodename}: "
+        f"{reason.strip().splitlines()[0]}. Install {remedy}"
+    )
 
 
 @contextmanager

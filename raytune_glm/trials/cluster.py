@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,18 @@ def pack_hosts(
         elif cpus:
             hosts.append({"CPU": float(cpus)})
     return hosts
+
+
+def is_this_host_alone(address: str) -> bool:
+    """Say whether `connect` would start a Ray of this host, by the rules that `ray.init` documents.
+
+    Args:
+        address: `auto`, `local`, or the address of a cluster.
+    """
+    if address != "auto":
+        return address == "local"
+    started = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray/ray_current_cluster")
+    return not os.environ.get("RAY_ADDRESS") and not started.exists()
 
 
 def connect(address: str, *, log_file: Path) -> None:

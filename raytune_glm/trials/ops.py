@@ -8,6 +8,18 @@ from raytune_glm.errors import ResourceError
 from raytune_glm.trials.trainable import hide_unreserved_gpus
 
 
+def look_for_libraries(ops: Collection[str]) -> None:
+    """Refuse operations whose libraries this host lacks, where Ray will have no other host.
+
+    Raises:
+        ResourceError: One is missing.
+    """
+    from raytune_glm.engine.process import choose_accelerator, require_ops
+
+    choose_accelerator()
+    require_ops(ops)
+
+
 def prepare_hosts(ops: Collection[str], *, per_worker: Mapping[str, float]) -> None:
     """Have every host that may hold a worker compile what trials need of DeepSpeed.
 

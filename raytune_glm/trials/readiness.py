@@ -15,7 +15,7 @@ from raytune_glm.trials import cluster
 from raytune_glm.trials.cluster import Placement
 from raytune_glm.trials.encoding import encode
 from raytune_glm.trials.leftovers import written_down
-from raytune_glm.trials.ops import prepare_hosts
+from raytune_glm.trials.ops import look_for_libraries, prepare_hosts
 from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.sight import require_sight
 
@@ -68,6 +68,9 @@ def make_ready(
             not see what trials read and write.
     """
     ray_log = results.root / "ray.log"
+    if plan.compiled_ops and cluster.is_this_host_alone(sweep.run.ray_address):
+        with printing_to(ray_log):
+            look_for_libraries(plan.compiled_ops)
     with written_down(results):
         cluster.connect(sweep.run.ray_address, log_file=ray_log)
     placement = cluster.place(sweep, precisions=plan.precisions, is_packed=plan.is_packed)

@@ -14,13 +14,14 @@ from raytune_glm.models import family_of, load_model
 from raytune_glm.models.family import Family, ModelShape
 
 ARCHITECTURES = ["chatglm", "chatglm3", "llama", "qwen2"]
-"""qwen2 has no family of its own, biases in its attention, and a tied output."""
+"""One of each code that runs a model. qwen2 has no family of its own, biases in its attention, and
+a tied output. Every linear's input is a multiple of 64, as nf4 needs on a CPU."""
 
 _CHATGLM_6B = {
     "_name_or_path": "THUDM/chatglm-6b",
     "model_type": "chatglm",
-    "hidden_size": 32,
-    "inner_hidden_size": 48,
+    "hidden_size": 64,
+    "inner_hidden_size": 128,
     "num_layers": 3,
     "num_attention_heads": 4,
     "vocab_size": 96,
@@ -36,9 +37,9 @@ _CHATGLM3 = {
     "model_type": "chatglm",
     "num_layers": 3,
     "padded_vocab_size": 96,
-    "hidden_size": 32,
-    "ffn_hidden_size": 48,
-    "kv_channels": 8,
+    "hidden_size": 64,
+    "ffn_hidden_size": 128,
+    "kv_channels": 16,
     "num_attention_heads": 4,
     "seq_length": 64,
     "multi_query_attention": True,
@@ -51,15 +52,26 @@ _CHATGLM3 = {
 _LLAMA = {
     "model_type": "llama",
     "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
+    "hidden_size": 64,
+    "intermediate_size": 128,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 12,
+    "head_dim": 32,
     "max_position_embeddings": 64,
 }
-_QWEN2 = {**_LLAMA, "model_type": "qwen2", "tie_word_embeddings": True, "head_dim": 8}
+_QWEN2 = {**_LLAMA, "model_type": "qwen2", "tie_word_embeddings": True, "head_dim": 16}
+_CONFIGS: dict[str, dict[str, Any]] = {
+    "chatglm": _CHATGLM_6B,
+    "chatglm2": {**_CHATGLM3, "_name_or_path": "THUDM/chatglm2-6b"},
+    "chatglm3": _CHATGLM3,
+    "chatglm4": {**_CHATGLM3, "_name_or_path": "THUDM/glm-4-9b-chat", "rope_ratio": 500},
+    "glm": {**_QWEN2, "model_type": "glm4", "attention_bias": True, "pad_token_id": 0},
+    "llama": _LLAMA,
+    "qwen2": _QWEN2,
+}
+EVERY_FAMILY = list(_CONFIGS)
+"""At least one architecture of every family; what is no name of one is `generic`."""
 _PROMPT = (5, 6, 7, 81, 84)
 """Ends in ChatGLM-6B's `[gMASK] <sop>`; any ids to the others."""
 _ANSWERS = ((9, 10, 11, 12), (13, 14))
@@ -83,7 +95,7 @@ class Base:
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
     """Every architecture's checkpoint, random weights of visible size. Read-only."""
     found = {}
-    for name, config in zip(ARCHITECTURES, (_CHATGLM_6B, _CHATGLM3, _LLAMA, _QWEN2), strict=True):
+    for name, config in _CONFIGS.items():
         folder = tmp_path_factory.mktemp(name)
         torch.manual_seed(7)
         model: Any = load_model(_write(folder, config), random_weights=True)

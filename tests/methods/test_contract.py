@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from raytune_glm.methods import METHODS, AnyMethod, Freeze, Full, LoRA, PromptTuning, PTuningV2
-from tests.methods.conftest import Base, batch, prompts
+from raytune_glm.models import FAMILIES
+from tests.methods.conftest import EVERY_FAMILY, Base, batch, prompts
 
 EXAMPLES: dict[str, AnyMethod] = {
     "lora": LoRA(rank=4, target_modules="all"),
@@ -75,6 +76,11 @@ def test_the_table_has_an_example_of_every_method() -> None:
     assert {method.name for method in EXAMPLES.values()} == set(METHODS)
 
 
+def test_every_family_is_among_the_architectures(bases: dict[str, Base]) -> None:
+    assert {base.family.name for base in bases.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("base", EVERY_FAMILY, indirect=True)
 def test_a_trained_method_is_what_it_says_and_comes_back_from_disk(
     base: Base, example: str, tmp_path: Path
 ) -> None:
@@ -128,7 +134,7 @@ def test_generation_is_what_forwards_without_a_cache_give(base: Base, example: s
     _, model = applied(base, example)
     train(model, example, steps=2)
     given = prompts()
-    options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": 95, "pad_token_id": 0}
+    options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     with torch.inference_mode():
         generated = model.generate(**given, **options)
         ids, mask = given["input_ids"], given["attention_mask"]

@@ -63,6 +63,17 @@ def test_llama_13b_trains_the_published_number_of_parameters() -> None:
     assert method.trainable_parameters(family.shape(LLAMA_13B), family) == 6_553_600
 
 
+def test_chatglm_6b_trains_the_published_number_of_parameters() -> None:
+    # ChatGLM-Finetuning v0.1: 0.0586 % of 6.259 billion, its vocabulary still with 20,000 image
+    # tokens; ChatGLM-Tuning's adapter of 14,700,953 bytes holds as many in fp32.
+    family = FAMILIES["chatglm"]
+    shape = family.shape({**family.published["chatglm-6b"], "vocab_size": 150528})
+    count = LoRA(rank=8).trainable_parameters(shape, family)
+    assert count == 3_670_016
+    assert round((shape.total_parameters + count) / 1e9, 3) == 6.259
+    assert round(100 * count / (shape.total_parameters + count), 4) == 0.0586
+
+
 @pytest.mark.parametrize("targets", TARGETS)
 @pytest.mark.parametrize("rank", [1, 4])
 def test_the_count_is_what_peft_makes(folder: Path, targets: Any, rank: int) -> None:

@@ -40,7 +40,7 @@ class Command:
         tree = json.loads(json.dumps(SWEEP))
         tree["run"]["storage"] = str(tmp_path / "results")
         for section, values in changes.items():
-            tree[section] |= values
+            tree[section] = {**tree.get(section, {}), **values}
         self.file = tmp_path / "sweep.yaml"
         self.file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
         self.words = ["raytune_glm.sweep", str(self.file)]

@@ -1,17 +1,22 @@
-"""A run that is trained alone, from an old command to its results, with a Ctrl-C on the way."""
+"""A run trained alone, from a command to its results, with a Ctrl-C or a kill on the way."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
+from raytune_glm.checkpoint import best_adapter
 from tests.shipped import MODEL, ROWS
-from tests.trials.command import Command, lines, wait_until
+from tests.trials.command import SWEEP, Command, lines, wait_until
+from tests.worker.trainer import run_in_processes
 
 pytestmark = pytest.mark.ray
 
@@ -70,3 +75,60 @@ def test_an_old_command_trains_goes_on_after_ctrl_c_and_leaves_its_results(tmp_p
     again = command.run()
     assert (again.returncode, lines(command.root / "metrics.jsonl")) == (0, reports)
     assert "going on" not in again.stdout
+
+
+def test_a_run_whose_worker_is_killed_goes_on_by_itself_to_the_same_weights(
+    tmp_path: Path,
+) -> None:
+    settings = {
+        "method": {**SWEEP["method"], "dropout": 0.2},
+        "train": {**SWEEP["train"], "max_steps": 40, "micro_batch_size": 4},
+        "deepspeed": {"zero_stage": 2},
+    }
+    workers = {"run": {"num_workers": 2}}
+    command = Command(tmp_path, settings | workers)
+    command.words[0] = "raytune_glm.train"
+    metrics = command.root / "metrics.jsonl"
+    with command.started() as process:
+        wait_until(metrics.exists, 300)
+        worker, _ = (
+            json.loads(mark.read_text())["process"]["pid"]
+            for mark in (command.root / "workers").iterdir()
+        )
+        os.kill(worker, signal.SIGKILL)
+        assert len(lines(metrics)) < 10
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    assert [report["step"] for report in lines(metrics)] == list(range(4, 41, 4))
+
+    undisturbed = tmp_path / "undisturbed"
+    run = {name: SWEEP[name] for name in ("model", "data")} | settings | workers
+    spec = {
+        "world_size": 2,
+        "metric": "eval_loss",
+        "data_cache": str(tmp_path / "data"),
+        "trials": [{"run": run, "folder": str(undisturbed)}],
+    }
+    assert run_in_processes(spec, tmp_path) == [0, 0]
+    adapter = best_adapter(undisturbed / "checkpoint")
+    assert adapter is not None
+    expected = load_file(adapter / "adapter_model.safetensors")
+    found = load_file(command.root / "best/adapter_model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
+
+
+def test_an_offload_that_this_host_cannot_do_is_refused_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))  # a host without libaio's headers
+    nvme = {"zero_stage": 3, "offload_optimizer": "nvme", "nvme_path": str(tmp_path)}
+    command = Command(tmp_path, {"deepspeed": nvme})
+    command.words[0] = "raytune_glm.train"
+    done = command.run()
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: an offload to nvme must have DeepSpeed's asynchronous")
+    assert "or offload to cpu" in done.stderr
+    assert "cluster" not in done.stdout
+    assert not (command.root / "worker.log").exists()
