@@ -86,7 +86,7 @@ def test_a_method_trains_and_is_saved_whole_under_every_zero_stage(
     run = run_config(example, zero_stage=zero_stage)
     engine = DeepSpeedEngine(model, run, total_steps=STEPS)
     losses = take_steps(engine, STEPS)
-    assert losses == pytest.approx(plain_curve(base, example), abs=1e-4)
+    assert losses == pytest.approx(plain_curve(base, example), abs=1e-5)
 
     weights = engine.trained_weights()
     assert set(weights) == names
