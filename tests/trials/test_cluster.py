@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import psutil
 import pytest
 import ray
 
 from raytune_glm.errors import ResourceError
-from raytune_glm.trials.cluster import max_concurrent_trials
+from raytune_glm.trials.cluster import is_this_host_alone, max_concurrent_trials
 from raytune_glm.trials.sight import refuse_unseen
 from raytune_glm.trials.trainable import choose_network_interface
 
@@ -74,3 +75,20 @@ def test_a_host_that_does_not_see_the_results_is_told_by_name() -> None:
     assert storage.startswith("run.storage must be a folder that every host of the cluster sees")
     assert "10.0.0.2 does not see that of run.storage=/tmp/results" in storage
     assert model.startswith("model.path must be a folder")
+
+
+def test_ray_is_of_this_host_alone_where_no_cluster_is_named_or_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert is_this_host_alone("local")
+    assert is_this_host_alone("auto")
+    assert not is_this_host_alone("10.0.0.1:6379")
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").write_text("10.0.0.1:6379")
+    assert not is_this_host_alone("auto")
+    (tmp_path / "ray/ray_current_cluster").unlink()
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert not is_this_host_alone("auto")
+    assert is_this_host_alone("local")
