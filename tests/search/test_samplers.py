@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +68,22 @@ def test_a_sampler_that_learns_comes_closer_than_chance(name: str) -> None:
     found = proposals({"name": name, "num_startup_trials": 8}, num=num)
     # Chance is 0.29 away from 0.3 on the mean: (0.3 ** 2 + 0.7 ** 2) / 2.
     assert sum(abs(x - 0.3) for x in found[-12:]) / 12 < 0.15
+
+
+def test_tpe_stays_closer_to_what_is_good_than_optunas_own_kernels_let_it() -> None:
+    def distance(sampler: optuna.samplers.BaseSampler) -> float:
+        study = optuna.create_study(sampler=sampler)
+        for _ in range(50):
+            trial = study.ask()
+            rate = trial.suggest_float("rate", 1e-5, 1e-1, log=True)
+            study.tell(trial, math.log10(rate / 1e-3) ** 2)
+        late = [trial.params["rate"] for trial in study.trials[-20:]]
+        return statistics.median(abs(math.log10(rate / 1e-3)) for rate in late)
+
+    seeds = range(5)
+    wide = [optuna.samplers.TPESampler(multivariate=True, seed=seed) for seed in seeds]
+    ours = [built({"name": "tpe", "seed": seed}) for seed in seeds]
+    assert statistics.fmean(map(distance, ours)) < 0.7 * statistics.fmean(map(distance, wide))
 
 
 def test_a_grid_has_each_point_once_and_a_variant_only_its_own_settings() -> None:
