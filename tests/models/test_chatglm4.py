@@ -179,7 +179,8 @@ def test_the_model_computes_what_transformers_glm_computes(folder: Path) -> None
             pad_token_id=0,
         )
     ).eval()
-    sizes = ours.transformer.encoder.layers[0].self_attention.sizes
+    attention = ours.transformer.encoder.layers[0].self_attention
+    sizes = [heads * attention.head_dim for heads in attention.num_heads]
     weights = {
         "model.embed_tokens.weight": ours.transformer.embedding.word_embeddings.weight,
         "model.norm.weight": ours.transformer.encoder.final_layernorm.weight,
