@@ -8,12 +8,12 @@ them. Read next: `chatglm.tokenization`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from raytune_glm.models.chatglm import layout
-from raytune_glm.models.family import IGNORED_LABEL, Encoded, Family, Message, ModelShape
+from raytune_glm.models.chatglm_family import ChatGLMFamily
+from raytune_glm.models.family import IGNORED_LABEL, Encoded, Message
 from raytune_glm.models.rounds import Round, fitting_source, unlabelled
 from raytune_glm.models.turns import check_conversation, text_ids, token_id
 
@@ -26,17 +26,10 @@ _RESERVED_TOKENS = 3
 """Tokens of a row besides source and answer: `[gMASK]`, `sop` and `</s>`."""
 
 
-class ChatGLM2(Family):
+class ChatGLM2(ChatGLMFamily):
     """ChatGLM2-6B and its 32k variant."""
 
     name = "chatglm2"
-    layers_path = layout.LAYERS_PATH
-    attention_modules = ("query_key_value", "dense")
-    mlp_modules = ("dense_h_to_4h", "dense_4h_to_h")
-    default_lora_modules = ("query_key_value", "dense_h_to_4h", "dense_4h_to_h", "dense")
-    tokenizer_files = ("tokenizer.model",)
-    has_own_prefix = True
-    joining_model_types = (layout.MODEL_TYPE,)
     published: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         {
             "chatglm2-6b": {**layout.CONFIG_6B, "family": "chatglm2", "seq_length": 32768},
@@ -48,39 +41,6 @@ class ChatGLM2(Family):
             },
         }
     )
-
-    def has_layout(self, config: Mapping[str, Any]) -> bool:
-        """See `Family.has_layout`."""
-        return layout.has_layout(config)
-
-    def matches(self, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> bool:
-        """See `Family.matches`."""
-        return self.has_layout(config) and (
-            layout.named_family(config, tokenizer_config) == self.name
-        )
-
-    def shape(self, config: Mapping[str, Any], folder: Path | None = None) -> ModelShape:
-        """See `Family.shape`."""
-        return layout.shape(config)
-
-    def prefix_embedding_size(self, shape: ModelShape) -> int:
-        """See `Family.prefix_embedding_size`."""
-        return layout.prefix_embedding_size(shape)
-
-    def model_class(self) -> Any:
-        """See `Family.model_class`."""
-        from raytune_glm.models.chatglm.modeling import ChatGLMForConditionalGeneration
-
-        return ChatGLMForConditionalGeneration
-
-    def build_tokenizer(self, folder: Path) -> PreTrainedTokenizerBase:
-        """See `Family.build_tokenizer`."""
-        from raytune_glm.models.chatglm.tokenization import ChatGLMTokenizer
-
-        tokenizer: PreTrainedTokenizerBase = ChatGLMTokenizer.from_pretrained(
-            folder, family=self.name, local_files_only=True
-        )
-        return tokenizer
 
     def encode(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from raytune_glm.models.family import LinearShape, ModelShape, in_layers, size_in
+from raytune_glm.models.family import ModelShape, in_layers, linears_in_layers, size_in
 
 LAYERS_PATH = "model.layers"
 """Module path of the list of layers."""
@@ -64,11 +64,7 @@ def decoder_shape(
         num_key_value_heads=num_key_value_heads,
         head_dim=head_dim,
         max_length=max_length,
-        linears=tuple(
-            LinearShape(name=f"{LAYERS_PATH}.{layer}.{name}", in_features=width, out_features=out)
-            for layer in range(layers)
-            for name, (width, out) in linears.items()
-        ),
+        linears=linears_in_layers(LAYERS_PATH, layers, linears),
         parameters={
             "model.embed_tokens.weight": vocab * hidden,
             **in_layers(LAYERS_PATH, layers, per_layer),

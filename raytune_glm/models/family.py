@@ -259,6 +259,17 @@ def in_layers(path: str, num_layers: int, sizes: Mapping[str, int]) -> dict[str,
     }
 
 
+def linears_in_layers(
+    path: str, num_layers: int, sizes: Mapping[str, tuple[int, int]]
+) -> tuple[LinearShape, ...]:
+    """Give each layer the linears of one: name -> features in and out."""
+    return tuple(
+        LinearShape(name=f"{path}.{layer}.{name}", in_features=width, out_features=out)
+        for layer in range(num_layers)
+        for name, (width, out) in sizes.items()
+    )
+
+
 def size_in(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     """Read a size from a `config.json`.
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from raytune_glm.errors import ModelError
-from raytune_glm.models.family import LinearShape, ModelShape, in_layers, size_in
+from raytune_glm.models.family import ModelShape, in_layers, linears_in_layers, size_in
 
 MODEL_TYPE = "chatglm"
 LAYERS_PATH = "transformer.encoder.layers"
@@ -120,11 +120,7 @@ def shape(config: Mapping[str, Any]) -> ModelShape:
         num_key_value_heads=groups,
         head_dim=head_dim,
         max_length=max_length,
-        linears=tuple(
-            LinearShape(name=f"{LAYERS_PATH}.{layer}.{name}", in_features=width, out_features=out)
-            for layer in range(layers)
-            for name, (width, out) in sizes.items()
-        ),
+        linears=linears_in_layers(LAYERS_PATH, layers, sizes),
         parameters={
             "transformer.embedding.word_embeddings.weight": vocab * hidden,
             **in_layers(LAYERS_PATH, layers, per_layer),

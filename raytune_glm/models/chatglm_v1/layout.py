@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raytune_glm.models.chatglm.layout import MODEL_TYPE
-from raytune_glm.models.family import LinearShape, ModelShape, in_layers, size_in
+from raytune_glm.models.family import ModelShape, in_layers, linears_in_layers, size_in
 
 LAYERS_PATH = "transformer.layers"
 
@@ -54,11 +54,7 @@ def shape(config: Mapping[str, Any]) -> ModelShape:
         num_key_value_heads=heads,
         head_dim=hidden // heads,
         max_length=max_length,
-        linears=tuple(
-            LinearShape(name=f"{LAYERS_PATH}.{layer}.{name}", in_features=width, out_features=out)
-            for layer in range(layers)
-            for name, (width, out) in sizes.items()
-        ),
+        linears=linears_in_layers(LAYERS_PATH, layers, sizes),
         parameters={
             "transformer.word_embeddings.weight": vocab * hidden,
             **in_layers(LAYERS_PATH, layers, per_layer),
