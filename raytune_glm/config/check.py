@@ -6,17 +6,14 @@ space is made into the run it would be, and every section is checked against the
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
-from raytune_glm import space as spaces
+from raytune_glm.config.corners import check_paths, corner_runs
 from raytune_glm.config.execution import packing_obstacle
-from raytune_glm.config.faults import known_keys
-from raytune_glm.config.load import run_of, trial_run
 from raytune_glm.config.measuring import (
     check_answers,
     check_dev,
@@ -36,13 +33,6 @@ from raytune_glm.tracking import require_packages
 T = TypeVar("T")
 
 MAX_FAULTS_SHOWN = 10
-
-_NO_TRIALS_OWN = frozenset(
-    {"model.path", "model.family"}
-    | {f"data.{name}" for name in ("dev", "dev_rows", "split_seed", "max_dev_rows")}
-    | {f"data.{name}" for name in ("test", "max_test_rows", "retain", "max_retain_rows")}
-)
-"""One for all trials of a sweep, beside the section `run`: the base, and the rows that compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +95,7 @@ def check_run(run: SweepConfig) -> Plan:
 
 def _check(sweep: SweepConfig, check_rows: Callable[[SweepConfig], None]) -> Plan:
     faults: list[UserError] = []
-    _attempt(faults, lambda: _check_paths(sweep))
+    _attempt(faults, lambda: check_paths(sweep))
     model = _attempt(faults, sweep.model.inspect)
     survey = _attempt(faults, lambda: survey_files(sweep.data))
     _attempt(faults, lambda: check_rows(sweep))
@@ -116,7 +106,7 @@ def _check(sweep: SweepConfig, check_rows: Callable[[SweepConfig], None]) -> Pla
     if model is None or survey is None or faults:
         _refuse(faults)
     rows = survey.rows
-    runs = _corner_runs(sweep, faults)
+    runs = corner_runs(sweep, faults)
     num_rows = _RowCounts(sweep.data, rows)
     for check in (
         lambda run: run.model.check(model),
@@ -164,98 +154,6 @@ def _refuse(faults: list[UserError]) -> NoReturn:
     if len(texts) > len(shown):
         shown.append(f"... and {len(texts) - len(shown)} more")
     raise type(faults[0])("\n".join(shown))
-
-
-def _check_paths(sweep: SweepConfig) -> None:
-    """Every path of the search space must be a setting of the run."""
-    known = _searchable_paths()
-    lines = []
-    for path, dimension in sweep.search.space.items():
-        settings = [path]
-        if isinstance(dimension, spaces.OneOf):
-            settings += [f"{path}.{name}" for names in dimension.one_of.values() for name in names]
-        lines += [_no_such(setting, known) for setting in settings if setting not in known]
-        section = path.partition(".")[0]
-        if section != path and section in sweep.search.space:
-            lines.append(
-                f"search.space.{path}: must not stand beside search.space.{section}, which sets "
-                f"the whole section: search it inside that one"
-            )
-    if lines:
-        raise ConfigError("\n".join(lines))
-
-
-def _no_such(setting: str, known: list[str]) -> str:
-    shared = [path for path in _all_paths() if path not in known]
-    near = difflib.get_close_matches(setting, [*known, *shared], 1, cutoff=0.5)
-    if near and near[0] in shared:
-        return (
-            f"search.space.{setting}: {near[0]} is one for all trials of a sweep and cannot be "
-            "searched: write it in its section"
-        )
-    hint = f": did you mean {near[0]}?" if near else ""
-    return (
-        f"search.space.{setting}: there is no such setting that a trial can have of its own{hint}"
-    )
-
-
-def _all_paths() -> list[str]:
-    return [
-        path
-        for section in RunConfig.model_fields
-        for path in (section, *(f"{section}.{name}" for name in known_keys(RunConfig, [section])))
-    ]
-
-
-def _searchable_paths() -> list[str]:
-    """Settings that a trial may have of its own."""
-    return [
-        path
-        for path in _all_paths()
-        if path.partition(".")[0] != "run" and path not in _NO_TRIALS_OWN
-    ]
-
-
-def _corner_runs(sweep: SweepConfig, faults: list[UserError]) -> list[RunConfig]:
-    """Make the run of each corner of the space; one that is no legal run is a fault instead."""
-    base = run_of(sweep)
-    first_at: dict[str, str] = {}
-    runs = []
-    for corner in spaces.corners(sweep.search.space):
-        try:
-            runs.append(trial_run(base, corner))
-        except ConfigError as error:
-            # One bad value makes a bad corner with every combination of the others.
-            first_at.setdefault(str(error), _show(corner))
-    faults += [ConfigError(f"search.space: at {at}, {text}") for text, at in first_at.items()]
-    for values in sweep.search.start_with:
-        given = _Given(spaces.locate(sweep.search.space, values))
-        runs.append(trial_run(base, spaces.choose(sweep.search.space, given)))
-    return runs
-
-
-class _Given:
-    """A chooser of given values, and of the first extreme where none is."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        return self._values.get(name, choices[0])
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        return float(self._values.get(name, low))
-
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> int:
-        return int(self._values.get(name, low))
-
-
-def _show(corner: spaces.Overrides) -> str:
-    return ", ".join(f"{path}={value}" for path, value in corner.items())
 
 
 def _check_base_trainable(run: RunConfig, model: Checkpoint) -> None:
