@@ -73,6 +73,8 @@ def _line(kind: type[BaseModel], fault: Any) -> str:
             f"begin the section anew by {section}={chosen}"
         )
     if fault["type"] == "extra_forbidden":
+        if len(location) == 1 and (found := _setting_named(kind, location[0])):
+            return f"{where}there is no such key; did you mean {found}?"
         return f"{where}there is no such key{_hint(location[-1], known_keys(kind, location[:-1]))}"
     if fault["type"] in _RULES:
         message = _RULES[fault["type"]].format(**fault.get("ctx", {}))
@@ -95,6 +97,14 @@ def _variants_with(kind: Any, location: tuple[int | str, ...]) -> list[Any]:
     if chosen not in variants:
         return []
     return [tag for tag, model in variants.items() if tag and key in model.model_fields]
+
+
+def _setting_named(kind: Any, key: str) -> str | None:
+    """Find the section of a setting that was written without it, `learning_rate` say."""
+    for section in known_keys(kind, []):
+        if key in known_keys(kind, [section]):
+            return f"{section}.{key}"
+    return None
 
 
 def _hint(written: Any, known: list[str]) -> str:

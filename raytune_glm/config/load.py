@@ -145,8 +145,10 @@ def _read(path: Path, kind: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, (p.name for p in path.parent.glob("*.yaml")), 1)
-        hint = f": did you mean {path.parent / near[0]}?" if near else ""
+        there = {found.name: found for found in sorted(path.parent.glob("*/*.yaml"))}
+        there |= {found.name: found for found in path.parent.glob("*.yaml")}
+        near = difflib.get_close_matches(path.name, there, 1)
+        hint = f": did you mean {there[near[0]]}?" if near else ""
         raise ConfigError(f"there is no {kind} {path}{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the {kind} {path} cannot be read: {error}") from None

@@ -172,7 +172,8 @@ class TrainSettings(_Section):
         if (self.max_steps is None) == (self.epochs is None):
             raise ValueError(
                 "exactly one of `max_steps` and `epochs` must be given, but got "
-                f"max_steps={self.max_steps}, epochs={self.epochs}"
+                f"max_steps={self.max_steps}, epochs={self.epochs}: give one, unset the other by "
+                "train.max_steps=null or train.epochs=null"
             )
         if self.patience is not None and self.eval_every_steps is None:
             raise ValueError(

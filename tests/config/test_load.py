@@ -305,6 +305,19 @@ def test_all_faults_are_told_at_once(file: Path) -> None:
     assert sorted(places) == ["method.rnak", "run.nam", "search.num_trials", "train.seed"]
 
 
+def test_a_setting_without_its_section_is_told_with_it(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"learning_rate: .* did you mean train\.learning_rate\?"):
+        load_sweep(file, ["learning_rate=1e-4"])
+
+
+def test_a_file_in_the_wrong_folder_is_told_with_the_right_one(tmp_path: Path) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "cluster.yaml").touch()
+    there = written(tmp_path / "sweeps", yaml.safe_dump(SWEEP))
+    with pytest.raises(ConfigError, match=rf"did you mean {there}\?"):
+        load_sweep(tmp_path / "sweep.yaml")
+
+
 def test_rules_between_sections_are_told_with_one_another(file: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         load_sweep(

@@ -24,7 +24,10 @@ def test_a_config_written_as_json_reads_back_the_same() -> None:
     ("settings", "problem"),
     [
         ({"max_length": 64, "max_source_length": 64}, "max_source_length=64 and max_length=64"),
-        ({"dev": "d.json", "dev_rows": 3}, r"dev_rows=3 and dev=\['d.json'\]; remove one"),
+        (
+            {"dev": "d.json", "dev_rows": 3},
+            r"dev_rows=3 and dev=\['d.json'\]; unset one by data.dev=null",
+        ),
         ({"max_dev_rows": 3}, "max_dev_rows=3; give `dev` or `dev_rows`, or remove it"),
         ({"max_test_rows": 3}, "max_test_rows=3; give `test` or remove it"),
         ({"dev": "d.json", "max_retain_rows": 3}, "give `retain` or remove it"),
