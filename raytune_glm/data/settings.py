@@ -93,8 +93,8 @@ class DataConfig(BaseModel):
         if self.dev is not None and self.dev_rows:
             raise ValueError(
                 "`dev_rows` draws dev rows out of `train` and must be 0 where `dev` is given, but "
-                f"got dev_rows={self.dev_rows} and dev={list(self.dev)}; unset one by data.dev=null "
-                "or data.dev_rows=0"
+                f"got dev_rows={self.dev_rows} and dev={list(self.dev)}; unset one by "
+                "data.dev=null or data.dev_rows=0"
             )
         if self.max_dev_rows is not None and self.dev is None and not self.dev_rows:
             raise ValueError(
