@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import io
 import os
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -96,16 +97,19 @@ def load_ops(names: Collection[str]) -> None:
 
 def _missing(builder: Any) -> str | None:
     """What the builder says is missing, which it tells only who asks; None: nothing is."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    said: list[str] = []
+    builder.warning = said.append  # its own keeps the last one alone, which is a hint
+    # It keeps the compiler quiet by the descriptor of `sys.stderr`, so that must be the real one.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(sys.__stderr__):
         compatible = builder.is_compatible(verbose=True)
-    return None if compatible else str(builder.error_log or "a library is missing")
+    return None if compatible else next(iter(said), "a library is missing")
 
 
 def _refusal(name: str, reason: str) -> ResourceError:
     purpose, remedy = _NEEDS[name]
     return ResourceError(
         f"{purpose} ({name}), but it cannot be compiled or loaded on host {os.uname().nodename}: "
-        f"{reason.strip().splitlines()[0]}. Install {remedy}"
+        f"{reason.strip().splitlines()[0].rstrip('.')}. Install {remedy}"
     )
 
 

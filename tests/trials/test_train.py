@@ -129,6 +129,7 @@ def test_an_offload_that_this_host_cannot_do_is_refused_before_ray_starts(
     done = command.run()
     assert done.returncode == 2
     assert done.stderr.startswith("error: an offload to nvme must have DeepSpeed's asynchronous")
-    assert "or offload to cpu" in done.stderr
+    assert "requires the dev libaio .so object and headers" in done.stderr
+    assert done.stderr.endswith("libaio with its headers (Debian: libaio-dev), or offload to cpu\n")
     assert "cluster" not in done.stdout
     assert not (command.root / "worker.log").exists()
