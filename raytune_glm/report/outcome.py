@@ -117,7 +117,7 @@ def write_outcome(
         console.print(to_table(*by_variant, width=console.width))
         console.print()
     if best is None:
-        console.print("no trial came to an evaluation: there is no winner", style="red")
+        console.print("no finished trial came to an evaluation: there is no winner", style="red")
         console.print(f"logs        {results.root}/trials/*/worker.log", highlight=False)
         return False
     folder = write_winner(results, sweep, best)
