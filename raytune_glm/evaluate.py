@@ -84,9 +84,30 @@ class Evaluator:
         Returns:
             The values, combined over the ranks.
         """
-        with _evaluating(model):
-            values = {"eval_loss": self._loss(model, device, in_step=in_step)}
+        values = {"eval_loss": self.loss(model, device, in_step=in_step)}
         return self.score_answers(model, device, values=values, in_step=in_step)
+
+    def loss(self, model: PreTrainedModel, device: torch.device, *, in_step: bool = False) -> float:
+        """Mean cross entropy over all label tokens of all rows, none counted twice.
+
+        Every rank calls it; see `evaluate`.
+        """
+        with _evaluating(model):
+            return self._loss(model, device, in_step=in_step)
+
+    def _loss(self, model: PreTrainedModel, device: torch.device, *, in_step: bool) -> float:
+        total, label_tokens = 0.0, 0.0
+        for indices, counts in self._own_batches("length", in_step=in_step):
+            rows = [self.rows[i] for i in indices]
+            batch = collate(rows, pad_token_id=pad_token_id(self.tokenizer))
+            label_count = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
+            on_device = {name: tensor.to(device) for name, tensor in batch.items()}
+            loss = model(**on_device, use_cache=False).loss
+            if counts and label_count > 0:
+                total += float(loss) * label_count
+                label_tokens += label_count
+        total, label_tokens = distributed.sum_over_ranks([total, label_tokens], device)
+        return weighted_mean(total, label_tokens)
 
     def score_answers(
         self,
@@ -129,21 +150,6 @@ class Evaluator:
         """Row numbers, the shortest prompt first."""
         lengths = [len(ids) for ids in self.rows["prompt_ids"]]
         return sorted(range(len(lengths)), key=lengths.__getitem__)
-
-    def _loss(self, model: PreTrainedModel, device: torch.device, *, in_step: bool) -> float:
-        """Mean cross entropy over all label tokens of all rows, none counted twice."""
-        total, label_tokens = 0.0, 0.0
-        for indices, counts in self._own_batches("length", in_step=in_step):
-            rows = [self.rows[i] for i in indices]
-            batch = collate(rows, pad_token_id=pad_token_id(self.tokenizer))
-            label_count = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
-            on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-            loss = model(**on_device, use_cache=False).loss
-            if counts and label_count > 0:
-                total += float(loss) * label_count
-                label_tokens += label_count
-        total, label_tokens = distributed.sum_over_ranks([total, label_tokens], device)
-        return weighted_mean(total, label_tokens)
 
     def _answers(self, model: PreTrainedModel, device: torch.device, *, in_step: bool) -> list[str]:
         """Greedy answers of all rows, in their order."""

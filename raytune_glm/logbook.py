@@ -60,6 +60,8 @@ class LoopState:
     """Of those, seconds in optimizer steps."""
     tokens: int = 0
     """Tokens trained on, padding left out, all workers."""
+    pads: int = 0
+    """Padding tokens that were worked on beside them."""
     skipped_steps: int = 0
     """Steps that fp16's loss scaler skipped."""
     first_step_at: float | None = None
@@ -71,10 +73,11 @@ class LoopState:
     reports: list[dict[str, Any]] = field(default_factory=list)
     """All reports, made again after a resume: a kill may come between saving and telling."""
 
-    def count(self, stats: StepStats, *, tokens: int, seconds: float) -> None:
+    def count(self, stats: StepStats, *, tokens: int, pads: int, seconds: float) -> None:
         """Count an optimizer step."""
         self.step += 1
         self.tokens += tokens
+        self.pads += pads
         self.seconds += seconds
         self.train_seconds += seconds
         self.skipped_steps += stats.skipped
@@ -168,19 +171,20 @@ class Logbook:
         note = f"no better in {self.state.worse_in_a_row} evaluations (train.patience)"
         return {"state": "COMPLETE", "note": note}
 
-    def count(self, stats: StepStats, *, tokens: int, seconds: float) -> bool:
+    def count(self, stats: StepStats, *, tokens: int, pads: int, seconds: float) -> bool:
         """Count an optimizer step, and write its line where one is due.
 
         Args:
             stats: What the step did.
             tokens: Tokens of the step, padding left out, all workers.
+            pads: Padding tokens that it worked on, all workers.
             seconds: What it took.
 
         Returns:
             Whether an evaluation follows.
         """
         self._stats = stats
-        self.state.count(stats, tokens=tokens, seconds=seconds)
+        self.state.count(stats, tokens=tokens, pads=pads, seconds=seconds)
         step = self.state.step
         is_due = step % self._run.train.log_every_steps == 0 or step == self.total_steps
         if is_due and self._is_first:
@@ -254,6 +258,7 @@ class Logbook:
             "seconds": state.seconds,
             "device_seconds": state.seconds * distributed.world_size(),
             "tokens_per_second": state.tokens / state.train_seconds,
+            "padding": state.pads / (state.tokens + state.pads),
             "peak_memory_bytes": self._trainer.peak_memory_bytes(),
             "trainable_parameters": self._trainer.trainable_parameters,
             "first_step_at": state.first_step_at,

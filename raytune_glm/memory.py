@@ -85,6 +85,37 @@ def peak_bytes(where: device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
 
 
+def used_bytes(where: device) -> int:
+    """Memory of this process now: of the GPU's allocator, or on a CPU all that is resident."""
+    import psutil
+    import torch
+
+    if where.type == "cuda":
+        return torch.cuda.memory_allocated(where)
+    resident: int = psutil.Process().memory_info().rss
+    return resident
+
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_bytes(where: device) -> int:
+    """Memory that this process can still have: of the GPU, or of the host and its container."""
+    import psutil
+    import torch
+
+    if where.type == "cuda":
+        kept = torch.cuda.memory_reserved(where) - torch.cuda.memory_allocated(where)
+        return torch.cuda.mem_get_info(where)[0] + kept
+    free: int = psutil.virtual_memory().available
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        taken = int((_CGROUP / "memory.current").read_text())
+    except OSError:  # no container, or one that does not tell
+        return free
+    return free if limit == "max" else min(free, int(limit) - taken)
+
+
 ENOUGH_FREE = 0.9
 """Share of a GPU's memory that is free where nobody is on it: drivers and this process's own
 context keep some hundred megabytes."""

@@ -131,7 +131,7 @@ def _run_trials(
         with encoding_aside(sweep, results) as encoded:
             placement = make_ready(sweep, plan, results, console)
             with printing_to(results.root / "ray.log"):
-                if plan.is_packed:  # they load the base meanwhile
+                if plan.execution != "solo":  # they load the base meanwhile
                     hosts = Hosts(sweep, results, placement)
                     hosts.start()
                 stats = encoded.result()

@@ -21,9 +21,8 @@ from raytune_glm.endings import ENDING, ending_of, read_ending
 from raytune_glm.logbook import Logbook
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from raytune_glm.config.tree import ModelSettings
+    from raytune_glm.data.batches import StepBatch
     from raytune_glm.engine.trainer import StepStats
     from raytune_glm.evaluate import Evaluation, Evaluator
 
@@ -97,8 +96,10 @@ def _train(
     with memory.limited(run.run.memory_per_worker_bytes):
         while not book.is_over:
             started = clock()
-            tokens, stats = trial.step(book.state.step)
-            is_due = book.count(stats, tokens=tokens, seconds=clock() - started)
+            batch, stats = trial.step(book.state.step)
+            is_due = book.count(
+                stats, tokens=batch.num_tokens, pads=batch.num_pads, seconds=clock() - started
+            )
             if not is_due:
                 continue
             started = clock()
@@ -118,6 +119,7 @@ class _Trial:
         from raytune_glm.data.store import encode_splits
         from raytune_glm.engine import distributed
         from raytune_glm.engine.deepspeed import DeepSpeedEngine
+        from raytune_glm.engine.preparing import prepare
         from raytune_glm.engine.process import choose_accelerator, spreading_weights
         from raytune_glm.evaluate import Evaluator
         from raytune_glm.retention import Retention
@@ -132,7 +134,8 @@ class _Trial:
                 base, device, run=run, rows=data.retain, family=family, tokenizer=tokenizer
             )
             _seed(run.train.seed)  # loading may have drawn
-            model = _prepared(run, run.method.apply(base, family))
+            model = run.method.apply(base, family)
+            prepare(model, run.train)
         order = batch_order(run.train, data.train)
         self._engine: DeepSpeedEngine = DeepSpeedEngine(
             model, run, total_steps=total_steps(run.train, num_rows=order.num_rows)
@@ -162,13 +165,13 @@ class _Trial:
         # Dropout differs between workers, as their rows do; initialisation above did not.
         _seed(run.train.seed + distributed.rank())
 
-    def step(self, step: int) -> tuple[int, StepStats]:
-        """Take optimizer step number `step`, from 0; give all workers' tokens, and the figures."""
+    def step(self, step: int) -> tuple[StepBatch, StepStats]:
+        """Take optimizer step number `step`, from 0; give its rows and the figures."""
         batch = self._batches.at(step)
         stats = self._engine.train_step(
             batch.micro_batches, num_label_tokens=batch.num_label_tokens
         )
-        return batch.num_tokens, stats
+        return batch, stats
 
     def evaluate(self) -> Evaluation:
         """Score the model on the dev rows, where there are any."""
@@ -193,18 +196,6 @@ def _model_settings(run: RunConfig) -> ModelSettings:
     if run.train.packing and run.model.attention == "auto":
         return run.model.model_copy(update={"attention": "sdpa"})
     return run.model
-
-
-def _prepared(run: RunConfig, model: PreTrainedModel) -> PreTrainedModel:
-    """Set a model up for training, its method on it already."""
-    if run.train.gradient_checkpointing:
-        # Without reentrance, frozen inputs may stay without a gradient of their own.
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    if run.train.neftune_noise_alpha is not None:
-        from raytune_glm.engine.neftune import add_noise
-
-        add_noise(model, run.train.neftune_noise_alpha)
-    return model
 
 
 def _seed(seed: int) -> None:

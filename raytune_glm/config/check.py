@@ -13,7 +13,7 @@ from functools import partial
 from typing import NoReturn, TypeVar
 
 from raytune_glm.config.corners import check_paths, corner_runs
-from raytune_glm.config.execution import packing_obstacle
+from raytune_glm.config.execution import Execution, hosting_obstacle, packing_obstacle
 from raytune_glm.config.measuring import (
     check_answers,
     check_dev,
@@ -52,10 +52,10 @@ class Plan:
     """Every precision that a trial may have."""
     compiled_ops: frozenset[str]
     """Operations that DeepSpeed compiles on a host before every kind of trial can run there."""
-    packing_obstacle: str | None
-    """The setting that keeps some trial from training in a pack; None where all can."""
-    is_packed: bool
-    """Whether trials share packs: the user's choice, or all can."""
+    execution: Execution
+    """How trials take up devices: as the user chose, or as all of them can."""
+    obstacle: str | None
+    """The setting that keeps some trial from more than that; None: nothing does."""
     remarks: tuple[str, ...]
     """What is no fault, and what the user may not have meant."""
 
@@ -90,7 +90,7 @@ def check_run(run: SweepConfig) -> Plan:
         ModelError: As `check_sweep`.
         DataError: As `check_sweep`.
     """
-    return replace(_check(run, check_dev_of_run), is_packed=False)
+    return replace(_check(run, check_dev_of_run), execution="solo", obstacle=None)
 
 
 def _check(sweep: SweepConfig, check_rows: Callable[[SweepConfig], None]) -> Plan:
@@ -124,7 +124,7 @@ def _check(sweep: SweepConfig, check_rows: Callable[[SweepConfig], None]) -> Pla
         _attempt(faults, lambda: _check_limits(runs, model, sweep.search.limits))
     if faults:
         _refuse(faults)
-    obstacles = [found for run in runs if (found := packing_obstacle(run)) is not None]
+    execution, obstacle = _execution(sweep, runs)
     return Plan(
         model=model,
         rows=rows,
@@ -133,8 +133,8 @@ def _check(sweep: SweepConfig, check_rows: Callable[[SweepConfig], None]) -> Pla
         tokens_per_step=_span(run.train.batch_size * run.data.max_length for run in runs),
         precisions=frozenset(run.model.precision for run in runs),
         compiled_ops=frozenset(op for run in runs for op in run.deepspeed.compiled_ops),
-        packing_obstacle=obstacles[0] if obstacles else None,
-        is_packed=sweep.run.execution != "solo" and not obstacles,
+        execution=execution,
+        obstacle=obstacle,
         remarks=(*survey.remarks, *remark_silent_rows(sweep, survey)),
     )
 
@@ -186,6 +186,17 @@ def _check_execution(run: RunConfig) -> None:
             "run.execution must not be packed for trials that cannot share a base, but got "
             f"{obstacle}: write run.execution=auto, or leave that setting out"
         )
+
+
+def _execution(sweep: SweepConfig, runs: list[RunConfig]) -> tuple[Execution, str | None]:
+    """How trials take up devices, and the setting that keeps some of them from sharing passes."""
+    off_hosts = [found for run in runs if (found := hosting_obstacle(run)) is not None]
+    alone = [found for run in runs if (found := packing_obstacle(run)) is not None]
+    if off_hosts or sweep.run.execution == "solo":
+        return "solo", off_hosts[0] if off_hosts else None
+    if not alone:
+        return "packed", None
+    return "mixed" if len(alone) < len(runs) else "hosted", alone[0]
 
 
 def _check_joining(run: RunConfig, model: Checkpoint) -> None:

@@ -1,11 +1,23 @@
-"""Which runs can train in a pack beside others, and why one cannot."""
+"""Which runs a warm host can train, which of them in one pass with others, and why one cannot.
+
+A host has the base loaded and takes trials as they come. Those that only add to a frozen base, or
+train its last layers, share its passes; others it takes through a pass of their own. What needs
+DeepSpeed, several workers, or another attention has workers of its own.
+"""
 
 from __future__ import annotations
 
-from raytune_glm.config.tree import RunConfig
-from raytune_glm.methods import LoRA, PromptTuning, PTuningV2
+from collections.abc import Collection
+from typing import Literal, TypeAlias
 
-_PACKED_TRAIN_SETTINGS = frozenset(
+from raytune_glm.config.tree import RunConfig
+from raytune_glm.methods import Freeze, LoRA, PromptTuning, PTuningV2
+
+Execution: TypeAlias = Literal["packed", "mixed", "hosted", "solo"]
+"""`packed`: trials share passes on warm hosts; `hosted`: each has passes of its own there; `mixed`:
+some do; `solo`: each trial has workers of its own."""
+
+_HOSTED_TRAIN_SETTINGS = frozenset(
     {
         *("learning_rate", "learning_rates", "schedule", "warmup_ratio", "max_grad_norm"),
         *("batch_size", "micro_batch_size", "max_steps", "epochs", "seed"),
@@ -13,6 +25,7 @@ _PACKED_TRAIN_SETTINGS = frozenset(
         *(
             "warmup_steps",
             "group_by_length",
+            "neftune_noise_alpha",
             "patience",
             "save_total_limit",
             "eval_every_steps",
@@ -23,11 +36,11 @@ _PACKED_TRAIN_SETTINGS = frozenset(
         ),
     }
 )
-"""Settings of `train` that packs honour whatever their value; others must be at their default."""
+"""Settings of `train` that hosts honour whatever their value; others must be at their default."""
 
 
 def packing_obstacle(run: RunConfig) -> str | None:
-    """Say which setting keeps a run from training in a pack; None where nothing does.
+    """Say which setting keeps a run from sharing passes with others; None where nothing does.
 
     Args:
         run: A trial.
@@ -35,18 +48,38 @@ def packing_obstacle(run: RunConfig) -> str | None:
     Returns:
         The setting with its value, as `section.name=value`.
     """
-    found = _method_obstacle(run) or _settings_obstacle(run)
-    if found is None and run.run.num_workers > 1:
+    if run.train.neftune_noise_alpha is not None:
+        return f"train.neftune_noise_alpha={run.train.neftune_noise_alpha:g}"
+    return _method_obstacle(run) or hosting_obstacle(run)
+
+
+def hosting_obstacle(run: RunConfig) -> str | None:
+    """Say which setting keeps a run off warm hosts, in a pass of its own too; None: nothing does.
+
+    Args:
+        run: A trial.
+
+    Returns:
+        As `packing_obstacle`.
+    """
+    if run.model.precision == "fp16":
+        return "model.precision=fp16"
+    if run.run.num_workers > 1:
         return f"run.num_workers={run.run.num_workers}"
-    if found is None and run.run.memory_per_worker_bytes is not None:
+    if run.run.memory_per_worker_bytes is not None:
         return f"run.memory_per_worker_bytes={run.run.memory_per_worker_bytes:g}"
-    return found
+    return _unknown(run, "train", _HOSTED_TRAIN_SETTINGS) or _unknown(
+        run, "deepspeed", {"zero_stage"}
+    )
 
 
 def _method_obstacle(run: RunConfig) -> str | None:
     method = run.method
     if isinstance(method, PTuningV2 | PromptTuning):
         return None
+    if isinstance(method, Freeze):
+        patterns = list(method.module_patterns)
+        return f"method.module_patterns={patterns}" if patterns else None
     if not isinstance(method, LoRA):
         return f"method.name={method.name}"
     if method.use_dora:
@@ -56,13 +89,11 @@ def _method_obstacle(run: RunConfig) -> str | None:
     return None if method.bias == "none" else f"method.bias={method.bias}"
 
 
-def _settings_obstacle(run: RunConfig) -> str | None:
-    if run.model.precision == "fp16":
-        return "model.precision=fp16"
-    for section, names in (("train", _PACKED_TRAIN_SETTINGS), ("deepspeed", {"zero_stage"})):
-        settings = getattr(run, section)
-        for name, field in type(settings).model_fields.items():
-            value = getattr(settings, name)
-            if name not in names and value != field.get_default(call_default_factory=True):
-                return f"{section}.{name}={value}"
+def _unknown(run: RunConfig, section: str, known: Collection[str]) -> str | None:
+    """A setting of a section that hosts do not honour, where it is not at its default."""
+    settings = getattr(run, section)
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if name not in known and value != field.get_default(call_default_factory=True):
+            return f"{section}.{name}={value}"
     return None

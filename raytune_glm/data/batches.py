@@ -24,6 +24,8 @@ class StepBatch:
     """Tokens that carry loss, all workers."""
     num_tokens: int
     """Tokens, padding left out, all workers."""
+    num_pads: int
+    """Padding tokens of all workers, were all like this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +48,13 @@ class Batches:
         """Give what step number `step`, from 0, trains on."""
         indices = self.order.batch_at(step)
         counts = self.rows.select_columns(["length", "num_labels"])[indices.tolist()]
+        share = len(indices) // self.world_size
+        own_tokens = sum(counts["length"][self.rank * share : (self.rank + 1) * share])
+        passes = self._micro_batches(indices, counts["length"])
+        places = sum(batch["input_ids"].numel() for batch in passes)
         return StepBatch(
-            micro_batches=self._micro_batches(indices, counts["length"]),
+            micro_batches=passes,
+            num_pads=(places - own_tokens) * self.world_size,
             num_label_tokens=sum(counts["num_labels"]),
             num_tokens=sum(counts["length"]),
         )

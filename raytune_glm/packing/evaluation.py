@@ -53,7 +53,7 @@ def _can_batch(pack: Pack, number: int, evaluator: Evaluator) -> bool:
     Learnt tokens and ChatGLM-6B's contexts need more than rows of ids: those slots answer alone.
     """
     slot = pack.slots[number]
-    alone = slot.prompt is not None or slot.prefix_encoder is not None
+    alone = slot.is_alone or slot.prompt is not None or slot.prefix_encoder is not None
     return evaluator.needs_answers and not alone and not pack.family.needs_token_ids
 
 
@@ -85,6 +85,13 @@ def _answers(pack: Pack, evaluators: Mapping[int, Evaluator]) -> dict[int, list[
 
 def _losses(pack: Pack, evaluators: Mapping[int, Evaluator]) -> dict[int, float]:
     """Mean cross entropy of each slot over all label tokens of its rows."""
+    alone = {n: e for n, e in evaluators.items() if pack.slots[n].is_alone}
+    found = {n: e.loss(pack.slots[n].model, pack.device) for n, e in alone.items()}
+    shared = {n: e for n, e in evaluators.items() if n not in alone}
+    return found | _losses_in_line(pack, shared)
+
+
+def _losses_in_line(pack: Pack, evaluators: Mapping[int, Evaluator]) -> dict[int, float]:
     sums = dict.fromkeys(evaluators, 0.0)
     labels = dict.fromkeys(evaluators, 0)
     waiting: dict[int, list[DataRow]] = {n: list(e.rows) for n, e in evaluators.items()}

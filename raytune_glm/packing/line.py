@@ -83,6 +83,15 @@ class Line:
         self.buckets = _bucket(rows, lengths, device)
         self._gather(lengths, starts)
 
+    def pads_by_slot(self) -> dict[int, int]:
+        """How much padding attention worked on for each slot; nothing else works on any."""
+        found = {segment.slot: 0 for segment in self.segments}
+        for bucket in self.buckets:
+            for number in bucket.rows:
+                row = self.rows[number]
+                found[row.slot] += bucket.length - row.length
+        return found
+
     def _tensor(self, values: npt.NDArray[np.generic]) -> Tensor:
         return torch.as_tensor(values.astype(np.int64), device=self.device)
 

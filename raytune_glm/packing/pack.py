@@ -6,9 +6,8 @@ step it steps alone: its clipping, its learning rate, its AdamW. Read next: `tri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from raytune_glm.data.collation import collate
+from raytune_glm.models.family import IGNORED_LABEL
 from raytune_glm.models.loss import MAX_CHUNK_LOGITS, has_plain_logits
 from raytune_glm.packing.attention import LINE_ATTENTION, LinePass, passing
+from raytune_glm.packing.copies import Part, SharedCopies, joined
 from raytune_glm.packing.line import Line, Row, Segment
 from raytune_glm.packing.linear import SharedLinear, Term
 from raytune_glm.packing.slot import Slot, twin
@@ -31,24 +33,6 @@ if TYPE_CHECKING:
 
 DataRow = Mapping[str, Sequence[int]]
 """An encoded row: `input_ids` and `labels`."""
-
-
-@dataclass
-class Padding:
-    """How much of what attention worked on was padding; nothing else works on any."""
-
-    tokens: int = 0
-    pads: int = 0
-
-    def count(self, line: Line) -> None:
-        """Count a line that was trained on."""
-        self.tokens += line.num_tokens
-        self.pads += len(line.pads)
-
-    @property
-    def share(self) -> float:
-        """Pads as a share of all."""
-        return self.pads / max(1, self.tokens + self.pads)
 
 
 class Pack:
@@ -67,11 +51,11 @@ class Pack:
         backbone: Any = self.shared.base_model
         backbone.checks_length = False  # a line is longer than any of its rows
         self.shared.train()
-        self._linears: dict[str, SharedLinear] = {}
+        self._linears: set[str] = set()
+        self._copied: set[str] = set()
         self._pass: _Pass | _RowsPass | None = None
         # Architectures that scale or cap their logits are asked for them themselves.
         self._has_plain_logits = has_plain_logits(base)
-        self.padding = Padding()
 
     def add(self, number: int, run: RunConfig) -> Slot:
         """Give a trial a slot; the others do not notice."""
@@ -80,6 +64,8 @@ class Pack:
         self.slots[number] = slot
         for name in slot.updates:
             self._share_linear(name)
+        for name in slot.copies:
+            self._share_copies(name)
         return slot
 
     def remove(self, number: int) -> None:
@@ -87,13 +73,20 @@ class Pack:
         self.slots.pop(number, None)
 
     def _share_linear(self, name: str) -> None:
-        if name in self._linears:
-            return
-        parent, _, last = name.rpartition(".")
-        base = self.shared.get_submodule(name)
-        shared = SharedLinear(base, lambda inputs: self._terms(name, inputs))
-        setattr(self.shared.get_submodule(parent), last, shared)
-        self._linears[name] = shared
+        if name not in self._linears:
+            self._linears.add(name)
+            base = self.shared.get_submodule(name)
+            shared = SharedLinear(base, lambda inputs: self._terms(name, inputs))
+            self.shared.set_submodule(name, shared)
+
+    def _share_copies(self, name: str) -> None:
+        if name not in self._copied:
+            self._copied.add(name)
+            base = self.shared.get_submodule(name)
+            self.shared.set_submodule(name, SharedCopies(base, lambda: self._parts(name)))
+
+    def _parts(self, name: str) -> Sequence[Part]:
+        return [] if self._pass is None else self._pass.parts(name)
 
     def _terms(self, name: str, inputs: Tensor) -> Sequence[Term]:
         return [] if self._pass is None else self._pass.terms(name, inputs)
@@ -110,13 +103,46 @@ class Pack:
         Returns:
             Each slot's weighted sum of losses.
         """
+        losses: dict[int, float] = {}
+        for numbers in self._lines(batches):
+            together = {number: batches[number] for number in numbers}
+            losses |= self._train_line(together, loss_weights)
+        for number, rows in batches.items():
+            if self.slots[number].is_alone:
+                losses[number] = self._train_alone(self.slots[number], rows, loss_weights[number])
+        return losses
+
+    def _lines(self, batches: Iterable[int]) -> list[list[int]]:
+        """Group slots whose gradients go equally far down: those that train top layers stop there.
+
+        In one line with the others their rows, too, would be kept, and gone back, to the bottom.
+        """
+        shared = [number for number in batches if not self.slots[number].is_alone]
+        whole = [number for number in shared if not self.slots[number].copies]
+        tops = [number for number in shared if self.slots[number].copies]
+        return [numbers for numbers in (whole, tops) if numbers]
+
+    def _train_alone(self, slot: Slot, rows: Sequence[DataRow], weight: float) -> float:
+        batch = collate(rows, pad_token_id=0)
+        labels = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
+        slot.pads += int((batch["attention_mask"] == 0).sum())
+        on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        with slot.stream():
+            loss = slot.model(**on_device, use_cache=False).loss * (labels * weight)
+            loss.backward()
+        return float(loss.detach())
+
+    def _train_line(
+        self, batches: Mapping[int, Sequence[DataRow]], loss_weights: Mapping[int, float]
+    ) -> dict[int, float]:
         line = self._line(batches)
         checkpointed = any(self.slots[n].run.train.gradient_checkpointing for n in batches)
         self._checkpoint_layers(on=checkpointed)
         with self._passing(line, is_training=True) as run:
             losses = self._token_losses(run)
             losses.backward(_weights_of_labels(line, loss_weights, losses))  # type: ignore[no-untyped-call]
-        self.padding.count(line)
+        for number, pads in line.pads_by_slot().items():
+            self.slots[number].pads += pads
         return _sum_by_slot(losses.detach(), line, loss_weights)
 
     @torch.inference_mode()
@@ -226,6 +252,15 @@ class _RowsPass:
         for row, owner in enumerate(owners):
             self._spans[owner] = (self._spans.get(owner, (row, row))[0], row + 1)
 
+    def parts(self, name: str) -> list[Part]:
+        """The rows of the batch, by the module that each goes through."""
+        return joined(
+            [
+                Part(length=last - first, copy=self._slots[number].copies.get(name))
+                for number, (first, last) in self._spans.items()
+            ]
+        )
+
     def terms(self, name: str, inputs: Tensor) -> list[Term]:
         """The updates of a linear, with the tokens of the batch that each acts on."""
         width = inputs.shape[1]
@@ -302,6 +337,18 @@ class _Pass:
             (torch.cat([k for k, _ in layer])[back], torch.cat([v for _, v in layer])[back])
             for layer in zip(*parts, strict=True)
         ]
+
+    def parts(self, name: str) -> list[Part]:
+        """The places of the line, by the module that each goes through."""
+        return joined(
+            [
+                Part(
+                    length=segment.stop - segment.start,
+                    copy=self._slots[segment.slot].copies.get(name),
+                )
+                for segment in self.line.segments
+            ]
+        )
 
     def terms(self, name: str, inputs: Tensor) -> list[Term]:
         """The updates of a linear, with the tokens of the line that each acts on."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ import torch
 
 from raytune_glm import ladder, memory
 from raytune_glm.config import RunConfig
-from raytune_glm.config.execution import packing_obstacle
+from raytune_glm.config.execution import hosting_obstacle, packing_obstacle
 from raytune_glm.data import Split
 from raytune_glm.data.store import EncodedData, encode_splits
 from raytune_glm.endings import ending_by
 from raytune_glm.evaluate import Evaluation, Evaluator
 from raytune_glm.packing.evaluation import evaluate_together
-from raytune_glm.packing.pack import Pack
+from raytune_glm.packing.pace import Pace, Pacer
+from raytune_glm.packing.pack import DataRow, Pack
 from raytune_glm.packing.slot import twin
 from raytune_glm.packing.trial import Rows, SlotTrial
 from raytune_glm.retention import Retention
@@ -119,20 +120,48 @@ class _Member:
     evaluator: Evaluator
 
 
+SPARE = 1.5
+"""Free memory that a further trial must find, in terms of what each of those before it took."""
+
+
 class PackRunner:
     """Trains whatever trials are attached, until it is told to close."""
 
-    def __init__(self, device: torch.device, *, pack_size: int) -> None:
-        """Train on `device`, at most `pack_size` trials at a time; the others wait."""
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        pack_size: int,
+        is_forced: bool = True,
+        tell: Callable[[Pace], None] = lambda pace: None,
+    ) -> None:
+        """Train on `device`; trials beyond `pack_size` wait.
+
+        Args:
+            device: Where the base is, and the trials on it.
+            pack_size: Most trials at a time.
+            is_forced: Whether so many share a pass though fewer were measured to be faster.
+            tell: Told of what was measured.
+        """
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._device = device
         self._pack_size = pack_size
-        self._together = pack_size
+        self._is_forced = is_forced
+        self._tell = tell
         self._waiting: list[Attach] = []
         self._members: dict[Hashable, _Member] = {}
         self._base: tuple[str, Base] | None = None
+        self._pacer = self._new_pacer()
         self._is_closed = False
         self._next_slot = 0
+
+    def _new_pacer(self) -> Pacer:
+        return Pacer(
+            self._pack_size,
+            is_forced=self._is_forced,
+            memory=lambda: memory.used_bytes(self._device),
+            tell=self._tell,
+        )
 
     def load(self, run: RunConfig, data_cache: Path) -> None:
         """Have the base of a run ready before its first trial comes."""
@@ -140,8 +169,10 @@ class PackRunner:
 
     def run(self) -> None:
         """Train until closed."""
-        while not self._is_closed:
+        while True:
             self._take_messages()
+            if self._is_closed:
+                return
             self._admit()
             if self._members:
                 self._pass()
@@ -168,7 +199,7 @@ class PackRunner:
     def _admit(self) -> None:
         """Give free slots to those that wait, of the base that is loaded or, if free, another."""
         for request in list(self._waiting):
-            if len(self._members) >= self._pack_size:
+            if len(self._members) >= self._pacer.slots or not self._has_memory():
                 return
             if self._members and not self._is_loaded(request.run):
                 continue
@@ -186,6 +217,14 @@ class PackRunner:
                 member.trial.finish()
             else:
                 self._members[request.key] = member
+
+    def _has_memory(self) -> bool:
+        """Whether there is room for one more like those that are here; always for the first."""
+        if not self._members:
+            return True
+        taken = memory.used_bytes(self._device) - self._pacer.base_bytes
+        needed = SPARE * taken / len(self._members)
+        return memory.free_bytes(self._device) >= needed
 
     def _member(self, request: Attach) -> _Member:
         base = self._base_of(request.run, request.data_cache)
@@ -211,13 +250,17 @@ class PackRunner:
         if self._base is None or not self._is_loaded(run):
             self._base = None  # first, so that two never are in memory together
             self._base = (_base_key(run), Base(run, data_cache, self._device))
+            self._pacer = self._new_pacer()
         return self._base[1]
 
     def _score(self, asked: Score) -> None:
         try:
             base = self._base_of(asked.run, asked.data_cache)
+            method = asked.run.method
+            changes_base = method.trains_base or packing_obstacle(asked.run) is not None
+            model = twin(base.pack.base, shares_weights=not changes_base)
             scores = score_model(
-                asked.run.method.load(twin(base.pack.base), asked.adapter),
+                method.load(model, asked.adapter),
                 asked.run,
                 data=base.data,
                 family=base.family,
@@ -240,10 +283,10 @@ class PackRunner:
         """Train every member on one micro-batch of its own, and evaluate those that are due."""
         assert self._base is not None, "members have a base"
         base = self._base[1]
-        members = list(self._members.items())
         due: list[Hashable] = []
-        for first in range(0, len(members), self._together):
-            group = dict(members[first : first + self._together])
+        round_seconds, round_tokens = 0.0, 0
+        num_members = len(self._members)
+        for group in self._groups():
             started = time.monotonic()
             batches = {m.trial.number: m.trial.next_rows() for m in group.values()}
             weights = {m.trial.number: m.trial.loss_weight for m in group.values()}
@@ -254,15 +297,28 @@ class PackRunner:
                     raise
                 self._shrink(group, error)
                 break
-            seconds = (time.monotonic() - started) / len(group)
+            seconds = time.monotonic() - started
+            if not _is_alone(group):
+                round_seconds += seconds
+                round_tokens += sum(_num_tokens(rows) for rows in batches.values())
+            seconds /= len(group)
             for key, member in group.items():
                 try:
                     if member.trial.passed(losses[member.trial.number], seconds=seconds):
                         due.append(key)
                 except Exception as error:
                     self._fail(key, error)
+        if round_tokens and len(self._members) == num_members:
+            self._pacer.took(round_seconds, round_tokens)
         if due:
             self._evaluate(base, due)
+
+    def _groups(self) -> list[dict[Hashable, _Member]]:
+        """The members by the passes that they go through together, those alone each by itself."""
+        shared = [item for item in self._members.items() if not item[1].trial.is_alone]
+        size = self._pacer.size(len(shared))
+        groups = [dict(shared[first : first + size]) for first in range(0, len(shared), size)]
+        return groups + [{k: m} for k, m in self._members.items() if m.trial.is_alone]
 
     def _shrink(self, group: dict[Hashable, _Member], error: Exception) -> None:
         """After memory ran out: take the group's steps again, fewer trials at a time."""
@@ -274,7 +330,7 @@ class PackRunner:
         for member in group.values():
             member.trial.restart_step()
         self._empty_cache()
-        self._together = max(1, len(group) // 2)
+        self._pacer.shrink(len(group) // 2)
 
     def _empty_cache(self) -> None:
         if self._device.type == "cuda":
@@ -284,7 +340,7 @@ class PackRunner:
         """Take a trial that does not fit even alone to the next rung of the ladder."""
         run = ladder.applied(request.run, request.folder)
         changes = ladder.descend(run, request.folder, text, on_gpu=self._device.type == "cuda")
-        if changes is None or packing_obstacle(ladder.applied(run, request.folder)) is not None:
+        if changes is None or hosting_obstacle(ladder.applied(run, request.folder)) is not None:
             request.report({"ending": {"state": "INFEASIBLE", "error": text}})
             return
         log.warning("%s goes on with %s", request.folder.name, changes)
@@ -338,6 +394,14 @@ class PackRunner:
             self._descend(request, ending["error"])
         else:
             request.report({"ending": ending})
+
+
+def _is_alone(group: Mapping[Hashable, _Member]) -> bool:
+    return any(member.trial.is_alone for member in group.values())
+
+
+def _num_tokens(rows: Sequence[DataRow]) -> int:
+    return sum(len(row["input_ids"]) for row in rows)
 
 
 def _base_key(run: RunConfig) -> str:

@@ -9,7 +9,7 @@ next: `pack`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from raytune_glm import memory
+from raytune_glm.config.execution import packing_obstacle
 from raytune_glm.config.rates import names_by_rate
+from raytune_glm.engine.preparing import prepare
 from raytune_glm.engine.probe import last_logits
 from raytune_glm.engine.refusals import refuse_non_finite, refuse_zero
 from raytune_glm.engine.schedule import learning_rate_factor
@@ -36,9 +38,22 @@ if TYPE_CHECKING:
 _STATE = "slot.pt"
 
 
-def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """Copy a model's modules and configuration, not its tensors, which both then share."""
+def twin(model: PreTrainedModel, *, shares_weights: bool = True) -> PreTrainedModel:
+    """Copy a model's modules and configuration, not its tensors, which both then share.
+
+    A weight of the base that a method trains is therefore to be replaced, and not written to.
+
+    Args:
+        model: The model.
+        shares_weights: False copies the weights, all but those in few bits, to be written to.
+    """
     tensors: list[Any] = [*model.parameters(), *model.buffers()]
+    copies: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
+    for parameter in model.parameters():
+        # One of its own over the same numbers, since what trains is said of each.
+        if type(parameter) is nn.Parameter and parameter.is_floating_point():
+            data = parameter.data if shares_weights else parameter.data.clone()
+            copies[id(parameter)] = nn.Parameter(data, requires_grad=False)
     for module in model.modules():
         linear: Any = module
         if not hasattr(linear, "init_8bit_state"):
@@ -47,8 +62,9 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
         # share, into a state, of which they would have copies: take them now, and share that.
         if linear.weight.CB is not None:
             linear.init_8bit_state()
-        tensors += [value for value in vars(linear.state).values() if torch.is_tensor(value)]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+        states = [value for value in vars(linear.state).values() if torch.is_tensor(value)]
+        copies |= {id(tensor): tensor for tensor in states}
+    return copy.deepcopy(model, copies)
 
 
 def seed(number: int) -> None:
@@ -64,9 +80,20 @@ class Slot:
         self.run = run
         self.applied_steps = 0
         """Optimizer steps taken, those before a resume included."""
+        self.pads = 0
+        """Padding tokens that its passes worked on."""
         seed(run.train.seed)
         self.model: PreTrainedModel = run.method.apply(twin(base), family)
         self.model.train()
+        self.copies = self._find_copies()
+        """Module name in the base -> the copy of it that this slot trains whole."""
+        self.is_alone = packing_obstacle(run) is not None or not _are_tokenwise(
+            self.copies.values(), self.model.config
+        )
+        """Whether its rows go through its own model, and not through the pack's line."""
+        if self.is_alone:
+            self.copies = {}
+            prepare(self.model, run.train)
         self._gather_weights(next(base.parameters()).device, base.dtype)
         seed(run.train.seed)
         self.random_state = _random_state(self.device)
@@ -78,7 +105,7 @@ class Slot:
             weight_decay=run.train.weight_decay,
             fused=True,
         )
-        self.updates = self._find_updates()
+        self.updates = {} if self.is_alone else self._find_updates()
         """Module name in the base -> the low-rank update of that linear."""
         inner: Any = self.model
         own = inner.transformer if family.has_own_prefix else inner
@@ -115,6 +142,13 @@ class Slot:
     def trainable_parameters(self) -> int:
         """Parameters that train."""
         return self._master.numel()
+
+    def _find_copies(self) -> dict[str, nn.Module]:
+        if not self.run.method.trains_base:
+            return {}
+        trained = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        names = dict.fromkeys(name.rpartition(".")[0] for name in trained)
+        return {name: self.model.get_submodule(name) for name in names}
 
     def _find_updates(self) -> dict[str, Update]:
         found = {}
@@ -257,6 +291,18 @@ class Slot:
         self.random_state = saved["random"].cpu()
         self.applied_steps = saved["applied_steps"]
         self._begin_step()
+
+
+def _are_tokenwise(modules: Iterable[nn.Module], config: Any) -> bool:
+    """Whether modules are linears, and norms of hidden states, which see each token by itself."""
+    return all(
+        isinstance(module, nn.Linear)
+        or (
+            type(module).__name__.endswith("Norm")
+            and all(p.shape == (config.hidden_size,) for p in module.parameters())
+        )
+        for module in modules
+    )
 
 
 def _random_state(device: torch.device) -> Tensor:

@@ -107,6 +107,11 @@ class SlotTrial:
         """Whether there is nothing more to train."""
         return self._book.is_over
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether it has passes of its own."""
+        return self._slot.is_alone
+
     def next_rows(self) -> Sequence[DataRow]:
         """Give the rows of the next pass: a micro-batch of the step that is going on."""
         if not self._waiting:
@@ -150,9 +155,11 @@ class SlotTrial:
         stats = self._slot.step(self._step_loss, number=self.step, total_steps=self.total_steps)
         step_seconds = self._step_seconds + time.monotonic() - started
         self._step_loss = self._step_seconds = 0.0
+        pads, self._slot.pads = self._slot.pads, 0
         return self._book.count(
             stats,
             tokens=sum(_count(row, "length") for row in self._step_rows),
+            pads=pads,
             seconds=step_seconds,
         )
 
@@ -169,7 +176,8 @@ class SlotTrial:
             StorageError: The disk has no room for the checkpoint.
             NoEffectError: Training has changed nothing.
         """
-        report = self._book.keep(evaluation, rows, seconds=seconds, execution="packed")
+        execution = "solo" if self.is_alone else "packed"
+        report = self._book.keep(evaluation, rows, seconds=seconds, execution=execution)
         self._log.info("step %d: %s", self.step, evaluation.values)
         self._report(report)
 

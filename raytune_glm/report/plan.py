@@ -125,7 +125,7 @@ def _arithmetic(sweep: SweepConfig, plan: Plan, *, of: str) -> Iterator[Line]:
         f"at most {_span(plan.tokens_per_step)} tokens",
     )
     yield "steps", f"{_span(plan.steps)}{of}"
-    if plan.is_packed:
+    if plan.execution != "solo":
         yield "resources", "each pack host all CPUs of its node, or a GPU and its share of them"
         return
     gpus = f" and {run.gpus_per_worker:g} GPU" if run.gpus_per_worker else ""
@@ -155,13 +155,16 @@ def _text(lines: Sequence[Line]) -> str:
 
 
 def _execution(sweep: SweepConfig, plan: Plan) -> str:
-    if plan.is_packed:
-        return "packed, trials share one base a device"
+    why = "" if plan.obstacle is None else f", since {plan.obstacle} cannot share one"
+    needs = "" if plan.obstacle is None else f", since {plan.obstacle} needs them"
     if sweep.run.execution == "solo":
-        why = ", since run.execution=solo asks for it"
-    else:
-        why = f", since {plan.packing_obstacle} cannot be packed"
-    return f"solo, each trial with workers of its own{why}"
+        needs = ", since run.execution=solo asks for it"
+    return {
+        "packed": "packed, trials share one base a device, and its passes",
+        "mixed": f"mixed, trials share one base a device, and some share its passes{why}",
+        "hosted": f"hosted, a base that stays loaded, a pass for each trial{why}",
+        "solo": f"solo, each trial with workers of its own{needs}",
+    }[plan.execution]
 
 
 def _span(ends: tuple[int, int]) -> str:

@@ -40,6 +40,8 @@ class LedgerSearcher(Searcher):
         ledger: Ledger,
         steering: Steering,
         config_of: Callable[[str, Any], TrialConfig],
+        *,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         """Propose from `ledger`.
 
@@ -47,11 +49,13 @@ class LedgerSearcher(Searcher):
             ledger: The sweep's ledger.
             steering: Says whether trials may begin.
             config_of: Makes a trial's configuration from its id and its values.
+            has_room: Says whether a further trial has a place.
         """
         super().__init__()
         self._ledger = ledger
         self._steering = steering
         self._config_of = config_of
+        self._has_room = has_room
         self._listens = False
         self._interrupted = False
 
@@ -65,6 +69,8 @@ class LedgerSearcher(Searcher):
             # A running trial may yet be copied: only when none is left are there no more.
             is_over = not self._ledger.live
             return Searcher.FINISHED if is_over else None  # type: ignore[return-value]  # Ray's word
+        if not self._has_room():
+            return None
         live = self._ledger.propose()
         return {
             "number": live.number,

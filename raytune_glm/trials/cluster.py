@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raytune_glm.config import RunConfig, SweepConfig
+from raytune_glm.config.execution import Execution
 from raytune_glm.errors import ResourceError
 from raytune_glm.log import log_to_file, printing_to
 
@@ -30,6 +31,8 @@ class PackPlacement:
     """What Ray reserves for each host."""
     pack_size: int
     """Most trials on one host."""
+    is_forced: bool
+    """Whether so many share a pass whatever is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +62,13 @@ class Placement:
         )
 
 
-def place(sweep: SweepConfig, *, precisions: Collection[str], is_packed: bool) -> Placement:
+def place(sweep: SweepConfig, *, precisions: Collection[str], execution: Execution) -> Placement:
     """Work out how many trials can run at a time on the cluster that is connected.
 
     Args:
         sweep: The sweep.
         precisions: Every precision that a trial may have.
-        is_packed: Whether trials share pack hosts.
+        execution: Whether, and how, trials share hosts.
 
     Raises:
         ResourceError: Not even one trial fits, or its precision needs a device that is not there.
@@ -80,16 +83,21 @@ def place(sweep: SweepConfig, *, precisions: Collection[str], is_packed: bool) -
         )
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fitting = max_concurrent_trials(nodes, per_worker=per_worker, num_workers=sweep.run.num_workers)
-    if is_packed:
+    if execution != "solo":
         hosts = pack_hosts(nodes, per_worker=per_worker)
-        size = sweep.run.pack_size or pack_size(sweep.search.num_trials, num_hosts=len(hosts))
+        size = 1 if execution == "hosted" else pack_size(sweep.search.num_trials, len(hosts))
+        size = sweep.run.pack_size or size
         room = len(hosts) * size
         limit = min(room, sweep.search.max_concurrent or room, sweep.search.num_trials)
         return Placement(
             per_worker=per_worker,
             num_nodes=len(nodes),
             max_concurrent=limit,
-            packs=PackPlacement(per_host=tuple(hosts), pack_size=size),
+            packs=PackPlacement(
+                per_host=tuple(hosts),
+                pack_size=size,
+                is_forced=sweep.run.pack_size is not None,
+            ),
         )
     limit = sweep.search.max_concurrent or fitting
     return Placement(
@@ -101,7 +109,7 @@ MOST_PACKED = 8
 """Trials in a pack where the user does not say: more of them gain little on what was measured."""
 
 
-def pack_size(num_trials: int, *, num_hosts: int) -> int:
+def pack_size(num_trials: int, num_hosts: int) -> int:
     """Choose how many trials share a host: half of the sweep's at a time, that those may learn."""
     return max(1, min(MOST_PACKED, math.ceil(num_trials / 2 / num_hosts)))
 

@@ -1,7 +1,7 @@
 """Pack hosts: one long-lived Ray Train worker a device, on which trials come and go.
 
     results/<name>/ray/hosts/
-      0.json   the host's address      0.log   what it had to say
+      0.json   the host's address      0.log   what it had to say      0.pace.json   measured
 
 Read next: `raytune_glm.packing.server`, `packed`.
 """
@@ -19,7 +19,9 @@ from typing import Any
 from raytune_glm import files
 from raytune_glm.config import RunConfig, SweepConfig, run_of
 from raytune_glm.trials.cluster import Placement
+from raytune_glm.trials.pacing import HostWatch, pace_file
 from raytune_glm.trials.packed import HostGoneError, connect
+from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.trainable import hide_unreserved_gpus, log_to
 
@@ -58,6 +60,7 @@ class Hosts:
             os.environ.setdefault(name, value)
         for number in range(len(self._packs.per_host)):
             self._door(number).unlink(missing_ok=True)
+            pace_file(self._door(number)).unlink(missing_ok=True)
             thread = threading.Thread(target=self._keep, args=(number,), name=f"pack-host-{number}")
             thread.daemon = True
             thread.start()
@@ -81,6 +84,7 @@ class Hosts:
                     "key": self._key,
                     "resources": resources,
                     "pack_size": self._packs.pack_size,
+                    "is_forced": self._packs.is_forced,
                     "data_cache": str(self._results.data),
                 },
                 scaling_config=ray.train.ScalingConfig(
@@ -98,6 +102,10 @@ class Hosts:
             log.exception("pack host %d ended", number)
             # Those that wait at its door, or come to it later, learn that it will not open.
             files.write_json(self._door(number), {"error": str(error).strip()})
+
+    def watch(self, progress: Progress) -> HostWatch:
+        """Give what tells of the hosts' measurements while Ray Tune runs."""
+        return HostWatch(self._results, self._packs, progress, folder=self._folder)
 
     def attachment(self, trial_id: str, attach: dict[str, Any]) -> dict[str, Any]:
         """Choose the host of a trial, the least busy one; give the trial's configuration."""
@@ -158,10 +166,15 @@ def host(config: dict[str, Any]) -> None:
 
     torch.set_num_threads(max(1, int(config["resources"].get("CPU", 1))))
     keep_freed_memory()
-    runner = PackRunner(choose_accelerator(), pack_size=config["pack_size"])
+    runner = PackRunner(
+        choose_accelerator(),
+        pack_size=config["pack_size"],
+        is_forced=config["is_forced"],
+        tell=lambda pace: files.write_json(pace_file(door), pace.as_json()),
+    )
     server = PackServer(runner, ray.util.get_node_ip_address(), config["key"])
     runner.load(RunConfig.model_validate(config["run"]), Path(config["data_cache"]))
-    files.write_json(door, {"address": server.address})
+    files.write_json(door, {"address": server.address, "pid": os.getpid()})
     try:
         runner.run()
     finally:

@@ -65,6 +65,10 @@ class Progress:
         """An order from outside was carried out."""
         self._line("cyan", "ctl", "", what)
 
+    def paced(self, host: int, what: str) -> None:
+        """A host has measured how many trials should share a pass."""
+        self._line("blue", f"host {host}", "measured", what)
+
     def grew(self, num_trials: int) -> None:
         """The sweep has more trials than it began with."""
         self._num_trials = num_trials

@@ -73,7 +73,7 @@ def make_ready(
             look_for_libraries(plan.compiled_ops)
     with written_down(results):
         cluster.connect(sweep.run.ray_address, log_file=ray_log)
-    placement = cluster.place(sweep, precisions=plan.precisions, is_packed=plan.is_packed)
+    placement = cluster.place(sweep, precisions=plan.precisions, execution=plan.execution)
     console.print(f"cluster    {placement.describe()}", highlight=False)
     require_sight(sweep, results.root)
     if plan.compiled_ops:

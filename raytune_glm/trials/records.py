@@ -62,6 +62,8 @@ class TrialRow(BaseModel):
     """From the moment the trial was chosen to its first step."""
     tokens_per_second: float | None
     """Tokens trained on a second, padding and evaluations left out, all workers."""
+    padding: float | None = None
+    """Padding as a share of the tokens that were worked on."""
     peak_memory_bytes: int | None
     """Largest memory of one worker: of the device's allocator, on a CPU of the process."""
     trainable_parameters: int | None
@@ -101,6 +103,7 @@ def trial_row(
         device_seconds=last.get("device_seconds"),
         start_seconds=None if start is None else max(0.0, start - chosen_at),
         tokens_per_second=last.get("tokens_per_second"),
+        padding=last.get("padding"),
         peak_memory_bytes=last.get("peak_memory_bytes"),
         trainable_parameters=last.get("trainable_parameters"),
         execution=last.get("execution", "solo"),

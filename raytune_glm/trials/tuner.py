@@ -87,6 +87,7 @@ def run_trials(
         DiskBudget(results, sweep.run.disk_budget_gb, metric),
         on_end=on_end,
     )
+    watch = None if hosts is None else hosts.watch(progress)
     contest = Contest(
         metric=sweep.search.metric,
         mode=ledger.mode,
@@ -102,7 +103,12 @@ def run_trials(
         tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([TRIAL_RESOURCES])),
             tune_config=tune.TuneConfig(
-                search_alg=LedgerSearcher(ledger, steering, config_of),
+                search_alg=LedgerSearcher(
+                    ledger,
+                    steering,
+                    config_of,
+                    has_room=lambda: watch is None or len(ledger.live) < watch.room,
+                ),
                 scheduler=SteeredScheduler(
                     RuledScheduler(scheduler, must_stop=ledger.is_over, must_go_on=ledger.shelter),
                     ledger,
@@ -116,7 +122,7 @@ def run_trials(
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(ray_folder),
-                callbacks=[callback],
+                callbacks=[callback] if watch is None else [callback, watch],
                 stop=callback.brake,
                 failure_config=tune.FailureConfig(max_failures=sweep.run.max_failures),
                 verbose=0,

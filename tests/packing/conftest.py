@@ -66,7 +66,10 @@ def solo(base: Base, run: RunConfig) -> tuple[list[float], dict[str, torch.Tenso
         model.activation_checkpointing_enable({"use_reentrant": False})
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
-        trained.values(), betas=run.train.betas, weight_decay=run.train.weight_decay
+        trained.values(),
+        betas=run.train.betas,
+        eps=run.train.adam_epsilon,
+        weight_decay=run.train.weight_decay,
     )
     torch.manual_seed(run.train.seed)
     losses = []

@@ -19,6 +19,9 @@ from raytune_glm.packing.pack import Pack
 from tests.packing.conftest import Base, Packed, num_labels, run_of, solo, steps_of, train_pass
 from tests.shipped import MODEL
 
+_OF_BASE = {"learning_rate": 0.001, "adam_epsilon": 1e-4}
+"""For biases of keys, which a softmax does not see: their gradient is nothing but rounding, and
+AdamW's usual epsilon would make steps of it."""
 TRIALS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"name": "lora", "rank": 2, "dropout": 0.3}, {"seed": 1}),
     ({"name": "lora", "rank": 5, "target_modules": "all"}, {"seed": 2, "learning_rate": 0.002}),
@@ -37,7 +40,22 @@ TRIALS: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"seed": 7, "learning_rate": 0.05},
     ),
     ({"name": "prompt_tuning", "num_virtual_tokens": 4}, {"seed": 8, "learning_rate": 0.03}),
+    ({"name": "freeze", "num_trainable_layers": 1}, {"seed": 9, **_OF_BASE}),
+    (
+        {"name": "freeze", "num_trainable_layers": 2},
+        {"seed": 10, **_OF_BASE, "batch_size": 4, "weight_decay": 0.1},
+    ),
 ]
+ALONE: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"name": "full"}, {"seed": 11, **_OF_BASE}),
+    ({"name": "lora", "rank": 3, "dropout": 0.2, "use_dora": True}, {"seed": 12}),
+    (
+        {"name": "freeze", "module_patterns": ["output_layer", "final_layernorm"]},
+        {"seed": 13, **_OF_BASE},
+    ),
+    ({"name": "lora", "rank": 3, "bias": "all"}, {"seed": 14, **_OF_BASE, "batch_size": 4}),
+]
+"""Methods that no line has room for."""
 
 
 def _shipped() -> Base:
@@ -91,6 +109,46 @@ def test_trials_learn_what_they_learn_alone_whoever_comes_and_goes(
     assert len(over) == len(runs)
     for trial in over:
         _assert_as_alone(base, trial)
+
+
+def test_trials_that_no_line_has_room_for_learn_what_they_learn_alone_and_leave_the_base(
+    bases: dict[str, Base],
+) -> None:
+    base = bases["chatglm3"]
+    loaded = base.load()
+    before = {name: weight.clone() for name, weight in loaded.state_dict().items()}
+    pack = Pack(loaded, base.family)
+    runs = [run_of(base, method, **settings) for method, settings in [*TRIALS[:2], *ALONE]]
+    trials = [Packed(pack, number, run) for number, run in enumerate(runs)]
+    assert [trial.slot.is_alone for trial in trials] == [False] * 2 + [True] * len(ALONE)
+    while not all(trial.is_over for trial in trials):
+        train_pass(pack, [trial for trial in trials if not trial.is_over])
+    for trial in trials:
+        _assert_as_alone(base, trial)
+    for name, weight in loaded.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+
+
+def test_below_the_layers_that_are_trained_nothing_is_kept_for_a_backward_pass(
+    bases: dict[str, Base],
+) -> None:
+    """Nor where trials that need it train in the same pass."""
+    base = bases["chatglm3"]
+    pack = Pack(base.load(), base.family)
+    methods = [TRIALS[1][0], {"name": "freeze", "num_trainable_layers": 1}]
+    trials = [Packed(pack, number, run_of(base, method)) for number, method in enumerate(methods)]
+    kept: list[list[bool]] = []
+    for layer in pack.shared.get_submodule(base.family.layers_path):
+        seen: list[bool] = []
+        kept.append(seen)
+
+        def look(module: Any, given: Any, output: Any, seen: list[bool] = seen) -> None:
+            hidden = output if isinstance(output, torch.Tensor) else output[0]
+            seen.append(hidden.requires_grad)
+
+        layer.register_forward_hook(look)
+    train_pass(pack, trials)
+    assert kept == [[True, False]] * (len(kept) - 1) + [[True, True]]
 
 
 def test_slots_of_one_size_side_by_side_learn_what_they_learn_alone(bases: dict[str, Base]) -> None:

@@ -14,8 +14,9 @@ import torch
 
 from raytune_glm import ladder
 from raytune_glm.checkpoint import best_adapter
+from raytune_glm.config import RunConfig
 from raytune_glm.packing.pack import Pack
-from raytune_glm.packing.runner import PackRunner
+from raytune_glm.packing.runner import Attach, Close, Leave, PackRunner
 from raytune_glm.packing.server import PackServer
 from tests.shipped import MODEL, data
 
@@ -96,6 +97,7 @@ def test_more_trials_than_slots_all_come_to_their_ends(host: Host) -> None:
     for name in names:
         assert [report["step"] for report in told[name]] == [3, 6]
         assert {report["execution"] for report in told[name]} == {"packed"}
+        assert all(report["padding"] <= 0.1 for report in told[name])
         assert best_adapter(host.folder(name) / "checkpoint") is not None
         assert "in slot" in (host.folder(name) / "worker.log").read_text(encoding="utf-8")
     assert len({told[name][-1]["eval_loss"] for name in names}) == len(names)
@@ -116,6 +118,42 @@ def test_a_trial_that_leaves_gives_its_slot_to_the_next_and_can_come_back(host: 
     assert reports[1]["step"] > reports[0]["step"]
     again.close()
     second.close()
+
+
+def test_the_slot_of_a_pruned_trial_trains_the_next_one_in_the_next_pass(tmp_path: Path) -> None:
+    """Asked of the loop itself: the scheduler's word comes as it does from Ray Tune."""
+    runner = PackRunner(torch.device("cpu"), pack_size=2)
+    events: list[tuple[str, int]] = []
+
+    def attach(name: str) -> None:
+        def report(told: dict[str, Any]) -> None:
+            events.append((name, told["step"]))
+            if (name, told["step"]) == ("pruned", 3):
+                runner.inbox.put(Leave(key="pruned"))
+            if (name, told["step"]) == ("next", 2):
+                runner.inbox.put(Close())
+
+        tree = {**BASE, "train": {**BASE["train"], "batch_size": 2, "eval_every_steps": 1}}
+        runner.inbox.put(
+            Attach(
+                key=name,
+                run=RunConfig.model_validate(tree),
+                folder=tmp_path / name,
+                metric="eval_loss",
+                data_cache=tmp_path / "data",
+                report=report,
+            )
+        )
+
+    for name in ("pruned", "mate", "next"):
+        attach(name)
+    runner.run()
+    rounds = [set(events[at : at + 2]) for at in range(0, len(events), 2)]
+    assert rounds == [
+        *({("pruned", step), ("mate", step)} for step in (1, 2, 3)),
+        {("mate", 4), ("next", 1)},
+        {("mate", 5), ("next", 2)},
+    ]
 
 
 def test_a_trial_that_diverges_fails_alone(host: Host) -> None:
@@ -282,6 +320,34 @@ def test_a_trial_whose_patience_is_over_is_complete(host: Host) -> None:
     assert told[-1]["ending"]["state"] == "COMPLETE"
     assert "train.patience" in told[-1]["ending"]["note"]
     assert len(told) < 50
+
+
+def test_a_host_trains_every_method_on_one_base_and_leaves_it_as_it_was(host: Host) -> None:
+    before = _reports(host.attach("before"), 2)
+    full = host.attach("full", {"method": {"name": "full"}})
+    freeze = host.attach("freeze", {"method": {"name": "freeze", "num_trainable_layers": 1}})
+    ways = {}
+    for name, talk in {"full": full, "freeze": freeze}.items():
+        told = _reports(talk, 2)
+        assert [report["step"] for report in told] == [3, 6]
+        ways[name] = told[-1]["execution"]
+        adapter = best_adapter(host.folder(name) / "checkpoint", step=6)
+        run = {**BASE, "method": {"name": name}}
+        if name == "freeze":
+            run["method"]["num_trainable_layers"] = 1
+        asked = {
+            "run": run,
+            "adapter": str(adapter),
+            "data_cache": str(host.folder("data")),
+            "metrics": ["eval_loss"],
+            "splits": ["dev"],
+        }
+        talk.send({"score": asked})
+        scores = talk.recv()["scores"]["dev"]["values"]
+        assert scores["eval_loss"] == pytest.approx(told[-1]["eval_loss"], abs=1e-5)
+    assert ways == {"full": "solo", "freeze": "packed"}
+    after = _reports(host.attach("after"), 2)
+    assert [report["eval_loss"] for report in after] == [report["eval_loss"] for report in before]
 
 
 def test_nobody_comes_in_without_the_key(host: Host) -> None:
