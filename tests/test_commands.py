@@ -142,15 +142,34 @@ def test_check_tells_where_rows_are_and_which_of_the_files_stay_beside_the_users
 
 
 @pytest.mark.parametrize(
-    ("override", "reason"),
+    ("override", "told"),
     [
-        ("run.execution=solo", "since run.execution=solo asks for it"),
-        ("method.use_dora=true", "since method.use_dora=true cannot be packed"),
+        ("run.execution=auto", "packed, trials share one base a device, and its passes"),
+        (
+            "run.execution=solo",
+            "solo, each trial with workers of its own, since run.execution=solo asks for it",
+        ),
+        (
+            "train.packing=true",
+            "solo, each trial with workers of its own, since train.packing=True needs them",
+        ),
+        (
+            "method.use_dora=true",
+            "hosted, a base that stays loaded, a pass for each trial, since method.use_dora=true "
+            "cannot share one",
+        ),
+        (
+            "search.space.method.use_dora={choice: [true, false]}",
+            "mixed, trials share one base a device, and some share its passes, since "
+            "method.use_dora=true cannot share one",
+        ),
     ],
 )
-def test_check_tells_why_trials_are_not_packed(desk: Path, override: str, reason: str) -> None:
+def test_check_tells_how_trials_take_up_devices_and_why(
+    desk: Path, override: str, told: str
+) -> None:
     done = run(desk, "lora.yaml", "--check", override)
-    assert f"execution  solo, each trial with workers of its own, {reason}\n" in done.stdout
+    assert f"execution  {told}\n" in done.stdout, done.stderr
 
 
 def test_help_says_how_to_run_it(desk: Path) -> None:
