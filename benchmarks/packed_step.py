@@ -54,6 +54,10 @@ _TINY = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+_OWN = {
+    "tiny": _TINY,
+    "small": {**_TINY, "num_layers": 8, "hidden_size": 256, "ffn_hidden_size": 688},
+}
 _METHODS: dict[str, dict[str, Any]] = {
     "lora": {"name": "lora", "rank": 8},
     "p_tuning_v2": {"name": "p_tuning_v2", "num_virtual_tokens": 16},
@@ -66,7 +70,7 @@ def main() -> None:
     """Time, print the table, and keep it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--model", default="tiny", help="tiny, or the name of a published checkpoint"
+        "--model", default="tiny", help="tiny, small, or the name of a published checkpoint"
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
@@ -83,8 +87,29 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     keep_freed_memory()
-    base, family = _load(arguments)
-    run = RunConfig.model_validate(
+    base, family = load_base(arguments)
+    run = run_of(arguments)
+    before = _memory(arguments.device)
+    solo = _time(_solo_step(base, family, run, arguments), arguments)
+    rows = [_line("solo", 1, solo, solo, _memory(arguments.device) - before, base, arguments)]
+    if arguments.deepspeed:
+        seconds = _time(_deepspeed_step(base, family, run, arguments), arguments)
+        memory = _memory(arguments.device) - before
+        rows.append(_line("deepspeed", 1, seconds, solo, memory, base, arguments))
+    for slots in arguments.slots:
+        try:
+            seconds = _time(packed_step(base, family, run, slots, arguments), arguments)
+        except torch.OutOfMemoryError:
+            print(f"K={slots}: out of memory")
+            break
+        memory = _memory(arguments.device) - before
+        rows.append(_line("packed", slots, seconds, solo, memory, base, arguments))
+    _keep(rows, arguments)
+
+
+def run_of(arguments: argparse.Namespace) -> RunConfig:
+    """The settings of every trial."""
+    return RunConfig.model_validate(
         {
             "model": {"path": arguments.model},
             "data": {"train": "none.jsonl"},
@@ -97,26 +122,11 @@ def main() -> None:
             },
         }
     )
-    before = _memory(arguments.device)
-    solo = _time(_solo_step(base, family, run, arguments), arguments)
-    rows = [_line("solo", 1, solo, solo, _memory(arguments.device) - before, base, arguments)]
-    if arguments.deepspeed:
-        seconds = _time(_deepspeed_step(base, family, run, arguments), arguments)
-        memory = _memory(arguments.device) - before
-        rows.append(_line("deepspeed", 1, seconds, solo, memory, base, arguments))
-    for slots in arguments.slots:
-        try:
-            seconds = _time(_packed_step(base, family, run, slots, arguments), arguments)
-        except torch.OutOfMemoryError:
-            print(f"K={slots}: out of memory")
-            break
-        memory = _memory(arguments.device) - before
-        rows.append(_line("packed", slots, seconds, solo, memory, base, arguments))
-    _keep(rows, arguments)
 
 
-def _load(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    config = _TINY if arguments.model == "tiny" else published_config(arguments.model)
+def load_base(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """Give a base of random weights, and its family."""
+    config = _OWN.get(arguments.model) or published_config(arguments.model)
     assert config is not None, f"{arguments.model} is the name of no published checkpoint"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(dict(config)))
@@ -173,10 +183,17 @@ def _deepspeed_step(
     return lambda: engine.train_step([batch], num_label_tokens=labels)
 
 
-def _packed_step(
-    base: Any, family: Any, run: RunConfig, slots: int, arguments: argparse.Namespace
+def packed_step(
+    base: Any,
+    family: Any,
+    run: RunConfig,
+    slots: int,
+    arguments: argparse.Namespace,
+    *,
+    pack: Pack | None = None,
 ) -> Callable[[], None]:
-    pack = Pack(base, family)
+    """Give what takes a step of so many trials, in a pack of their own or in `pack`."""
+    pack = pack or Pack(base, family)
     members = [pack.add(number, run) for number in range(slots)]
     batches = {number: _rows(arguments, family) for number in range(slots)}
     answer = sum(label != -100 for label in batches[0][0]["labels"]) * arguments.rows
@@ -193,6 +210,8 @@ def _packed_step(
 def _time(step: Callable[[], None], arguments: argparse.Namespace) -> float:
     """Median seconds of a step."""
     on_gpu = arguments.device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     found = []
     for number in range(arguments.repeats + 2):
         started = time.perf_counter()
@@ -221,7 +240,7 @@ def _line(
 ) -> dict[str, Any]:
     tokens = slots * arguments.rows * arguments.length
     # Forward, and backward through frozen weights: two multiply-adds a weight and token each.
-    flops = 4 * sum(p.numel() for p in base.parameters()) * tokens
+    flops = 4 * base.num_parameters() * tokens
     line = {
         "way": way,
         "slots": slots,

@@ -283,11 +283,12 @@ class RunSettings(_Section):
     it, adapters of finished trials go, the worst first and the best trial's never; where that is
     not enough the sweep stops, and goes on with the same command."""
     execution: Literal["auto", "packed", "solo"] = "auto"
-    """`packed`: trials share one base in one process a device; `solo`: each has workers of its own;
-    `auto`: packed where every trial of the sweep can be."""
+    """`auto`: trials share one base in one process a device, and its passes where their settings
+    allow; `packed`: refused unless all share passes; `solo`: each has workers of its own."""
     pack_size: Annotated[int, Field(ge=1)] | None = None
-    """Most trials in one pack; none: 8, and no more than half of the sweep's, so that the sampler
-    learns from the first ones. A pack for which memory does not suffice takes them in turns."""
+    """Trials in one pack; none: 8, and no more than half of the sweep's, so that the sampler learns
+    from the first ones, and fewer where that is measured to be faster. A pack for which memory does
+    not suffice takes them in turns."""
     max_failures: Annotated[int, Field(ge=0)] = 1
     """How often a trial whose worker died starts again from its last checkpoint."""
     track: tuple[Literal["wandb", "mlflow"], ...] = ()

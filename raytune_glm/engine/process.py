@@ -132,7 +132,7 @@ def spreading_weights(run: RunConfig, device: torch.device) -> Iterator[str]:
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
     join_process_group()
-    _give_freed_memory_back()
+    give_freed_memory_back()
     held = HfDeepSpeedConfig(deepspeed_config(run))
     try:
         yield "cpu"  # DeepSpeed puts each part where it belongs
@@ -145,7 +145,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 """glibc's numbers for what `mallopt` sets."""
 
 
-def _give_freed_memory_back() -> None:
+def give_freed_memory_back() -> None:
     """Have the C library return freed blocks of 1 MiB and more to the system at once.
 
     Left alone, glibc keeps them for later ones that seldom fit: of a model of 547 MB each of two
