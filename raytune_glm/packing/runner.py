@@ -168,14 +168,16 @@ class PackRunner:
         self._base_of(run, data_cache)
 
     def run(self) -> None:
-        """Train until closed."""
+        """Train until closed; who is still here then leaves with what was last saved."""
         while True:
             self._take_messages()
             if self._is_closed:
-                return
+                break
             self._admit()
             if self._members:
                 self._pass()
+        for key in list(self._members):
+            self._remove(key)
 
     def _take_messages(self) -> None:
         """Take what is there; where nothing trains, wait for something."""
