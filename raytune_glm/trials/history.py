@@ -19,7 +19,7 @@ from raytune_glm import files
 from raytune_glm import space as spaces
 from raytune_glm.config import SweepConfig
 from raytune_glm.errors import ConfigError
-from raytune_glm.search.quantities import measured
+from raytune_glm.search.quantities import FORGETTING, measured
 from raytune_glm.search.schedulers import STEP
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow
 
@@ -41,6 +41,10 @@ SAME = (
 """Settings that an earlier trial must share, unless they are searched: else scores do not compare.
 The others, steps and batch size among them, may differ: trials are then told as stopped ones, which
 a sampler compares by how far they came."""
+
+
+SAME_RETAINED = ("data.retain", "data.max_retain_rows")
+"""The same, where what is forgotten is an objective."""
 
 
 def earlier_trials(sweep: SweepConfig) -> list[FrozenTrial]:
@@ -114,7 +118,8 @@ def _trial(earlier: ResultsFolder, row: TrialRow, sweep: SweepConfig) -> FrozenT
 def _refuse_other_task(config: dict[str, Any], sweep: SweepConfig) -> None:
     now = sweep.model_dump(mode="json")
     searched = set(sweep.search.space)
-    for path in SAME:
+    retained = SAME_RETAINED if FORGETTING in sweep.search.objectives else ()
+    for path in (*SAME, *retained):
         here, there = at_path(now, path), at_path(config, path)
         if here != there and path not in searched:
             raise ValueError(f"its {path} is {there!r}, while this sweep's is {here!r}")
