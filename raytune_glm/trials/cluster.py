@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping
+import socket
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from raytune_glm.config import RunConfig, SweepConfig
 from raytune_glm.config.execution import Execution
@@ -164,15 +165,45 @@ def connect(address: str, *, log_file: Path) -> None:
     import ray
 
     log_to_file(log_file, name="ray")
-    wanted: dict[str, Any] = {} if address == "auto" else {"address": address}
+    starts = is_this_host_alone(address)
+    wanted = "local" if starts else None if address == "auto" else address
     try:
-        with printing_to(log_file):
-            ray.init(**wanted, log_to_driver=False, configure_logging=False)
+        with printing_to(log_file), _knowing_its_address() if starts else nullcontext():
+            ray.init(wanted, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ResourceError(
             f"run.ray_address must be a running Ray cluster, but {address!r} does not answer "
             f"({error}): start one with `ray up cluster.yaml`, or write local"
         ) from None
+
+
+@contextmanager
+def _knowing_its_address() -> Iterator[None]:
+    """Have the processes of a Ray that starts in the block know it from others on this host.
+
+    Where a trial is stopped, a process of Ray Train's gives its devices back. To see the trial gone
+    it asks "the" Ray of the host and, in ray 2.60, dies where there are several; the devices then
+    stay taken, and the next trial waits for ever. Processes inherit the address that it looks for.
+    """
+    import ray.util
+
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    own = {
+        "RAY_GCS_SERVER_PORT": str(port),
+        "RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}",
+    }
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def worker_resources(run: RunConfig, cluster: Mapping[str, float]) -> dict[str, float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -92,3 +94,20 @@ def test_ray_is_of_this_host_alone_where_no_cluster_is_named_or_started(
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert not is_this_host_alone("auto")
     assert is_this_host_alone("local")
+
+
+@pytest.mark.ray
+def test_processes_of_a_local_ray_know_it_from_other_rays_on_the_host(tmp_path: Path) -> None:
+    script = f"""
+import os, ray
+from pathlib import Path
+from raytune_glm.trials.cluster import connect
+connect("local", log_file=Path({str(tmp_path)!r}, "ray.log"))
+told = ray.get(ray.remote(lambda: os.environ.get("RAY_ADDRESS")).remote())
+print(told == ray.get_runtime_context().gcs_address, "RAY_ADDRESS" in os.environ)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "True False\n", done.stderr
