@@ -15,6 +15,7 @@ import torch
 from raytune_glm.data.collation import collate
 from raytune_glm.errors import NonFiniteLossError
 from raytune_glm.models import inspect_folder, load_model
+from raytune_glm.packing.generation import generate_together
 from raytune_glm.packing.pack import Pack
 from tests.packing.conftest import Base, Packed, num_labels, run_of, solo, steps_of, train_pass
 from tests.shipped import MODEL
@@ -223,6 +224,35 @@ def test_evaluation_is_that_of_the_trial_alone_and_leaves_no_trace(base: Base) -
             )
         assert sums[trial.number] == pytest.approx(expected, abs=1e-4)
     _assert_as_alone(base, trials[1])
+
+
+def test_answers_of_trials_together_are_those_of_each_alone(bases: dict[str, Base]) -> None:
+    """Low-rank updates and layers of their own side by side in one batch."""
+    base = bases["chatglm3"]
+    pack = Pack(base.load(), base.family)
+    methods = [
+        {"name": "lora", "rank": 4, "target_modules": "all"},
+        {"name": "freeze", "num_trainable_layers": 1},
+        {"name": "freeze", "num_trainable_layers": 2},
+    ]
+    trials = [
+        Packed(pack, number, run_of(base, method, seed=number, learning_rate=0.01))
+        for number, method in enumerate(methods)
+    ]
+    for _ in range(10):
+        train_pass(pack, trials)
+    prompts = {trial.number: [[5, 6, 7, 8], [9, 10]] for trial in trials}
+    found = generate_together(pack, prompts, stops=[2], max_new_tokens=12, pad_token_id=0)
+    assert len({str(answers) for answers in found.values()}) == len(trials)
+    for trial in trials:
+        model: Any = trial.slot.model.eval()
+        for prompt, answer in zip(prompts[trial.number], found[trial.number], strict=True):
+            ids = list(prompt)
+            for token in answer:
+                with torch.inference_mode():
+                    logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits
+                assert token == int(logits[0, -1].argmax())
+                ids.append(token)
 
 
 def test_a_slot_goes_on_from_what_it_saved(bases: dict[str, Base], tmp_path: Path) -> None:
