@@ -24,7 +24,8 @@ from shipped import ROOT
 from ways import environment
 
 from raytune_glm.config import RunConfig, load_sweep, run_of, trial_run
-from raytune_glm.packing.runner import Attach, Close, PackRunner
+from raytune_glm.packing.messages import Attach, Close
+from raytune_glm.packing.runner import PackRunner
 
 
 def main() -> None:

@@ -13,104 +13,24 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from raytune_glm import ladder, memory
 from raytune_glm.config import RunConfig
 from raytune_glm.config.execution import hosting_obstacle, packing_obstacle
-from raytune_glm.data import Split
-from raytune_glm.data.store import EncodedData, encode_splits
 from raytune_glm.endings import ending_by
 from raytune_glm.evaluate import Evaluation, Evaluator
+from raytune_glm.packing.base import Base, base_key
 from raytune_glm.packing.evaluation import evaluate_together
+from raytune_glm.packing.messages import Attach, Close, Leave, Message, Score
 from raytune_glm.packing.pace import Pace, Pacer
-from raytune_glm.packing.pack import DataRow, Pack
+from raytune_glm.packing.pack import DataRow
 from raytune_glm.packing.slot import twin
-from raytune_glm.packing.trial import Rows, SlotTrial
-from raytune_glm.retention import Retention
+from raytune_glm.packing.trial import SlotTrial
 from raytune_glm.score import score_model
 
 log = logging.getLogger(__name__)
-
-Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attach:
-    """A trial wants a slot."""
-
-    key: Hashable
-    """Names the trial in later messages."""
-    run: RunConfig
-    folder: Path
-    metric: str
-    data_cache: Path
-    report: Report
-    """Told of each evaluation, and of why the trial ends where it ends early; must not block."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Leave:
-    """A trial is to stop where it is."""
-
-    key: Hashable
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """A saved adapter is to be scored on a base that is loaded already."""
-
-    run: RunConfig
-    adapter: Path
-    data_cache: Path
-    metrics: Sequence[str]
-    splits: Sequence[Split]
-    answer: Callable[[dict[str, Any]], None]
-    """Told `scores`, or `error`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Close:
-    """The host is no longer needed."""
-
-
-Message = Attach | Leave | Score | Close
-
-
-class Base:
-    """A base model with its data, and the pack of trials on it."""
-
-    def __init__(self, run: RunConfig, data_cache: Path, device: torch.device) -> None:
-        """Load what a run names."""
-        self.family = run.model.inspect().family
-        self.tokenizer = run.model.load_tokenizer()
-        # The model first: the command may still be encoding the data for all hosts.
-        self.pack = Pack(run.model.load(str(device)), self.family)
-        self.data: EncodedData = encode_splits(
-            run.data, family=self.family, tokenizer=self.tokenizer, cache_dir=data_cache
-        )
-        self.rows = Rows(self.data.train)
-        self.retention = Retention.of(
-            twin(self.pack.base),
-            device,
-            run=run,
-            rows=self.data.retain,
-            family=self.family,
-            tokenizer=self.tokenizer,
-        )
-
-    def evaluator(self, run: RunConfig, metric: str) -> Evaluator:
-        """What scores a trial of this base on dev."""
-        assert self.data.dev is not None, "the configuration has dev rows"
-        return Evaluator.of_run(
-            run,
-            self.data.dev,
-            metrics={metric, *run.train.metrics},
-            family=self.family,
-            tokenizer=self.tokenizer,
-        )
 
 
 @dataclass(kw_only=True)
@@ -246,12 +166,12 @@ class PackRunner:
         return _Member(request=request, trial=trial, evaluator=evaluator)
 
     def _is_loaded(self, run: RunConfig) -> bool:
-        return self._base is not None and self._base[0] == _base_key(run)
+        return self._base is not None and self._base[0] == base_key(run)
 
     def _base_of(self, run: RunConfig, data_cache: Path) -> Base:
         if self._base is None or not self._is_loaded(run):
             self._base = None  # first, so that two never are in memory together
-            self._base = (_base_key(run), Base(run, data_cache, self._device))
+            self._base = (base_key(run), Base(run, data_cache, self._device))
             self._pacer = self._new_pacer()
         return self._base[1]
 
@@ -404,8 +324,3 @@ def _is_alone(group: Mapping[Hashable, _Member]) -> bool:
 
 def _num_tokens(rows: Sequence[DataRow]) -> int:
     return sum(len(row["input_ids"]) for row in rows)
-
-
-def _base_key(run: RunConfig) -> str:
-    """What trials must share to be in one pack: base, precision, quantization and data."""
-    return run.model.model_dump_json() + run.data.model_dump_json()

@@ -24,7 +24,8 @@ from typing import Any
 from raytune_glm import files
 from raytune_glm.config import RunConfig, trial_file, trial_run
 from raytune_glm.endings import ending_by
-from raytune_glm.packing.runner import Attach, Close, Leave, PackRunner, Score
+from raytune_glm.packing.messages import Attach, Close, Leave, Score
+from raytune_glm.packing.runner import PackRunner
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ import torch
 from raytune_glm import ladder
 from raytune_glm.checkpoint import best_adapter
 from raytune_glm.config import RunConfig
+from raytune_glm.packing.messages import Attach, Close, Leave
 from raytune_glm.packing.pack import Pack
-from raytune_glm.packing.runner import Attach, Close, Leave, PackRunner
+from raytune_glm.packing.runner import PackRunner
 from raytune_glm.packing.server import PackServer
 from tests.shipped import MODEL, data
 

@@ -14,7 +14,8 @@ from raytune_glm.checkpoint import best_adapter
 from raytune_glm.config import RunConfig
 from raytune_glm.data import encode_splits
 from raytune_glm.models import inspect_folder, load_model, load_tokenizer
-from raytune_glm.packing.runner import Attach, Close, PackRunner
+from raytune_glm.packing.messages import Attach, Close
+from raytune_glm.packing.runner import PackRunner
 
 GENERAL = [
     {"instruction": "How many days has a week?", "output": "A week has seven days."},
