@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ def encoding_aside(sweep: SweepConfig, results: ResultsFolder) -> Iterator[Futur
 
 def _import_ahead() -> None:
     """Import what trials are started by, some seconds of work, while Ray's processes come up."""
+    for name in ("ray.train.torch", "ray.tune", "raytune_glm.trials.tuner"):
+        importlib.import_module(name)
 
 
 def make_ready(
