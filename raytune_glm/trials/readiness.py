@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -41,15 +40,7 @@ def encoding_aside(sweep: SweepConfig, results: ResultsFolder) -> Iterator[Futur
         What encoding did to each split, once it is done.
     """
     with ThreadPoolExecutor(1) as aside:
-        encoded = aside.submit(encode, sweep, results.data)
-        aside.submit(_import_ahead)
-        yield encoded
-
-
-def _import_ahead() -> None:
-    """Import what trials are started by, some seconds of work, while Ray's processes come up."""
-    for name in ("ray.train.torch", "ray.tune", "raytune_glm.trials.tuner"):
-        importlib.import_module(name)
+        yield aside.submit(encode, sweep, results.data)
 
 
 def make_ready(
