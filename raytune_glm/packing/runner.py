@@ -70,6 +70,8 @@ class PackRunner:
         self._tell = tell
         self._waiting: list[Attach] = []
         self._members: dict[Hashable, _Member] = {}
+        self._loners: set[Hashable] = set()
+        """Trials that ran out of memory beside others: each is to have the device for itself."""
         self._base: tuple[str, Base] | None = None
         self._pacer = self._new_pacer()
         self._is_closed = False
@@ -122,6 +124,8 @@ class PackRunner:
         """Give free slots to those that wait, of the base that is loaded or, if free, another."""
         for request in list(self._waiting):
             if len(self._members) >= self._pacer.slots or not self._has_memory():
+                return
+            if self._members and not self._loners.isdisjoint({request.key, *self._members}):
                 return
             if self._members and not self._is_loaded(request.run):
                 continue
@@ -265,6 +269,7 @@ class PackRunner:
         if changes is None or hosting_obstacle(ladder.applied(run, request.folder)) is not None:
             request.report({"ending": {"state": "INFEASIBLE", "error": text}})
             return
+        self._loners.discard(request.key)
         log.warning("%s goes on with %s", request.folder.name, changes)
         request.report({"retry": changes})
         self._waiting.insert(0, request)
@@ -307,6 +312,11 @@ class PackRunner:
         request = self._members[key].request
         self._remove(key)
         self._empty_cache()
+        if self._members and memory.is_out_of_memory(error):
+            # The mates may be what takes the memory: first it goes on without them.
+            self._loners.add(key)
+            self._waiting.insert(0, request)
+            return
         self._end(request, error)
 
     def _end(self, request: Attach, error: Exception) -> None:

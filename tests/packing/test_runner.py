@@ -232,6 +232,28 @@ def test_memory_that_does_not_suffice_for_all_is_shared_in_turns_and_then_spared
     host.close()
 
 
+def test_memory_that_mates_take_is_no_reason_to_change_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What four rows need is there as long as no other trial has a slot."""
+    plain = Pack.train_pass
+
+    def crowded(self: Pack, batches: Any, **weights: Any) -> Any:
+        if len(self.slots) > 1 and any(len(rows) == 4 for rows in batches.values()):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, batches, **weights)
+
+    monkeypatch.setattr(Pack, "train_pass", crowded)
+    host = Host(tmp_path, pack_size=2)
+    mate = host.attach("mate")
+    large = host.attach("large", {"train.micro_batch_size": 4})
+    behind = host.attach("behind")
+    for talk in (mate, large, behind):
+        assert [report["step"] for report in _reports(talk, 2)] == [3, 6]
+    assert ladder.changes_of(host.folder("large")) == {}
+    host.close()
+
+
 def test_an_evaluation_is_not_lost_where_a_mate_runs_out_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
