@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ _LLAMA = {
     "max_position_embeddings": 64,
 }
 _QWEN2 = {**_LLAMA, "model_type": "qwen2", "tie_word_embeddings": True, "head_dim": 16}
-_CONFIGS: dict[str, dict[str, Any]] = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "chatglm": _CHATGLM_6B,
     "chatglm2": {**_CHATGLM3, "_name_or_path": "THUDM/chatglm2-6b"},
     "chatglm3": _CHATGLM3,
@@ -70,7 +71,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     "llama": _LLAMA,
     "qwen2": _QWEN2,
 }
-EVERY_FAMILY = list(_CONFIGS)
+EVERY_FAMILY = list(CONFIGS)
 """At least one architecture of every family; what is no name of one is `generic`."""
 _PROMPT = (5, 6, 7, 81, 84)
 """Ends in ChatGLM-6B's `[gMASK] <sop>`; any ids to the others."""
@@ -93,9 +94,16 @@ class Base:
 
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
-    """Every architecture's checkpoint, random weights of visible size. Read-only."""
+    """Every architecture's checkpoint. Read-only."""
+    return write_bases(CONFIGS, tmp_path_factory)
+
+
+def write_bases(
+    configs: Mapping[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Base]:
+    """Write a checkpoint of each configuration, random weights of visible size."""
     found = {}
-    for name, config in _CONFIGS.items():
+    for name, config in configs.items():
         folder = tmp_path_factory.mktemp(name)
         torch.manual_seed(7)
         model: Any = load_model(_write(folder, config), random_weights=True)
