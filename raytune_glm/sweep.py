@@ -136,6 +136,8 @@ def _run_trials(
                     hosts.start()
                 stats = encoded.result()
                 console.print(describe_lengths(stats, plan), highlight=False, markup=False)
+                if hosts is not None:
+                    hosts.await_processes()
                 return _search(sweep, plan, results, ledger, console, placement, hosts)
     finally:
         if hosts is not None:

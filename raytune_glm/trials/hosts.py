@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from raytune_glm import files
 from raytune_glm.config import RunConfig, SweepConfig, run_of
 from raytune_glm.trials.cluster import Placement
 from raytune_glm.trials.pacing import HostWatch, pace_file
-from raytune_glm.trials.packed import HostGoneError, connect
+from raytune_glm.trials.packed import RETRY_SECONDS, HostGoneError, connect
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.trainable import hide_unreserved_gpus, log_to
@@ -35,6 +36,8 @@ _RAY_TRAIN_SETTINGS = {
 }
 """Settings that only environment variables reach; what the user has set stays."""
 
+HEAD_START_SECONDS = 15.0
+"""How long trials' processes wait at most for those of the hosts, which have more to load."""
 CLOSING_SECONDS = 20.0
 """How long to wait for a host to end before it is left to Ray, which ends what it started."""
 
@@ -65,6 +68,13 @@ class Hosts:
             thread.daemon = True
             thread.start()
             self._threads.append(thread)
+
+    def await_processes(self) -> None:
+        """Wait a while for the hosts' processes, which would share their cores with the trials'."""
+        give_up_at = time.monotonic() + HEAD_START_SECONDS
+        doors = [self._door(number) for number in range(len(self._threads))]
+        while not all(door.exists() for door in doors) and time.monotonic() < give_up_at:
+            time.sleep(RETRY_SECONDS)
 
     def _door(self, number: int) -> Path:
         return self._folder / f"{number}.json"
@@ -157,6 +167,7 @@ def host(config: dict[str, Any]) -> None:
     hide_unreserved_gpus(config["resources"])
     door = Path(config["door"])
     log_to(door.with_suffix(".log"))
+    files.write_json(door, {"pid": os.getpid()})
 
     import torch
 

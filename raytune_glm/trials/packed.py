@@ -42,6 +42,8 @@ def connect(door: Path, key: bytes, *, patience: float = PATIENCE_SECONDS) -> Co
             found = json.loads(door.read_text(encoding="utf-8"))
             if "error" in found:
                 raise HostGoneError(f"the pack host ended: {found['error']}")
+            if "address" not in found:
+                raise ConnectionError("it is loading its base")
             host, port = found["address"]
             return Client((host, port), authkey=key)
         except (OSError, EOFError) as error:
