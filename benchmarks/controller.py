@@ -47,7 +47,8 @@ def serve(door: str) -> None:
 def _answer(connection: Connection) -> None:
     try:
         while True:
-            if "attach" not in connection.recv():
+            message = connection.recv()
+            if "attach" not in message:
                 continue
             for step in range(1, REPORTS + 1):
                 report = {
@@ -60,7 +61,7 @@ def _answer(connection: Connection) -> None:
                     "first_step_at": time.time(),
                     "execution": "packed",
                 }
-                connection.send({"report": report})
+                connection.send({"report": report, "visit": message["visit"]})
     except (EOFError, OSError):
         connection.close()
 
@@ -74,7 +75,7 @@ class Host:
 
     def attachment(self, trial_id: str, attach: dict[str, Any]) -> dict[str, Any]:
         """A trial's configuration."""
-        return {"door": str(self._door), "key": KEY, "attach": attach}
+        return {"door": str(self._door), "key": KEY, "attach": attach, "visit": trial_id}
 
     def release(self, trial_id: str) -> None:
         """Forget a trial that is over: nothing is remembered."""

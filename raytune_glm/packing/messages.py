@@ -24,7 +24,7 @@ class Attach:
     metric: str
     data_cache: Path
     report: Report
-    """Told of each evaluation, and of why the trial ends where it ends early; must not block."""
+    """Told of each evaluation, and of the trial's end; must not block."""
 
 
 @dataclass(frozen=True, kw_only=True)

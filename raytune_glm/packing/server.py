@@ -1,12 +1,13 @@
 """A pack host's door: trials come over a socket, and get their reports over it.
 
-One connection carries one trial at a time. Messages are dictionaries of plain data:
+One connection carries one trial at a time, on a visit that has a name: a trial that comes again is
+on another visit. Messages are dictionaries of plain data:
 
-    -> {"attach": {"base", "overrides", "folder", "metric", "data_cache"}}
-    -> {"leave": True}
+    -> {"attach": {"base", "overrides", "folder", "metric", "data_cache"}, "visit": "..."}
+    -> {"dismiss": "..."}     a visit, over whatever connection: its slot is free at once
     -> {"score": {"run", "adapter", "data_cache", "metrics", "splits"}}
     -> {"close": True}
-    <- {"report": {...}}    <- {"scores": {...}}    <- {"error": "..."}
+    <- {"report": {...}, "visit": "..."}    <- {"scores": {...}}    <- {"error": "..."}
 
 Connections are authenticated by a key that only the sweep knows. Read next: `runner`.
 """
@@ -19,7 +20,7 @@ import threading
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from raytune_glm import files
 from raytune_glm.config import RunConfig, trial_file, trial_run
@@ -41,6 +42,7 @@ class PackServer:
         self._runner = runner
         self._listener = Listener((host, 0), backlog=MOST_CONNECTIONS, authkey=key)
         self._numbers = itertools.count()
+        self._visits: _Visits = {}
         self.address: tuple[str, int] = self._listener.address
         """Host and port."""
         threading.Thread(target=self._accept, name="pack-server", daemon=True).start()
@@ -54,7 +56,8 @@ class PackServer:
                 continue
             except OSError:  # closed
                 return
-            talk = _Talk(self._runner, connection, f"connection-{next(self._numbers)}")
+            name = f"connection-{next(self._numbers)}"
+            talk = _Talk(self._runner, connection, name, self._visits)
             threading.Thread(target=talk.listen, name=talk.name, daemon=True).start()
 
     def close(self) -> None:
@@ -62,16 +65,22 @@ class PackServer:
         self._listener.close()
 
 
+_Visits: TypeAlias = "dict[str, _Talk]"
+"""Visits that are going on, by name."""
+
+
 class _Talk:
     """One connection, and the trial that is on it."""
 
-    def __init__(self, runner: PackRunner, connection: Connection, name: str) -> None:
+    def __init__(
+        self, runner: PackRunner, connection: Connection, name: str, visits: _Visits
+    ) -> None:
         self.name = name
         self._runner = runner
         self._connection = connection
         self._sending = threading.Lock()
-        self._trials = itertools.count()
-        self._key: str | None = None
+        self._visits = visits
+        self._visit: str | None = None
 
     def listen(self) -> None:
         """Take messages until the other end is gone."""
@@ -87,45 +96,50 @@ class _Talk:
 
     def _take(self, message: dict[str, Any]) -> None:
         match message:
-            case {"attach": asked}:
+            case {"attach": asked, "visit": visit}:
                 self._leave()
-                self._key = f"{self.name}-{next(self._trials)}"
+                self._dismiss(visit)  # it may have come over another connection, which broke
+                self._visit = visit
+                self._visits[visit] = self
                 try:
-                    self._attach(self._key, asked)
+                    self._attach(visit, asked)
                 except Exception as error:
                     log.exception("a trial cannot be attached")
-                    self._report(self._key, {"ending": ending_by(error)})
-            case {"leave": _}:
-                self._leave()
+                    self._report(visit, {"ending": ending_by(error)})
+            case {"dismiss": visit}:
+                self._dismiss(visit)
             case {"score": asked}:
                 self._runner.inbox.put(Score(**_score_of(asked), answer=self._send))
             case {"close": _}:
                 self._runner.inbox.put(Close())
 
-    def _attach(self, key: str, asked: dict[str, Any]) -> None:
+    def _attach(self, visit: str, asked: dict[str, Any]) -> None:
         run = trial_run(RunConfig.model_validate(asked["base"]), asked["overrides"])
         folder = Path(asked["folder"])
         text = trial_file(run, trial=folder.name, metric=asked["metric"])
         files.write_text(folder / "config.yaml", text)
         self._runner.inbox.put(
             Attach(
-                key=key,
+                key=visit,
                 run=run,
                 folder=folder,
                 metric=asked["metric"],
                 data_cache=Path(asked["data_cache"]),
-                report=lambda report: self._report(key, report),
+                report=lambda report: self._report(visit, report),
             )
         )
 
     def _leave(self) -> None:
-        if self._key is not None:
-            self._runner.inbox.put(Leave(key=self._key))
-            self._key = None
+        if self._visit is not None and self._visits.get(self._visit) is self:
+            self._dismiss(self._visit)
 
-    def _report(self, key: str, report: dict[str, Any]) -> None:
-        if key == self._key:
-            self._send({"report": report})
+    def _dismiss(self, visit: str) -> None:
+        if self._visits.pop(visit, None) is not None:
+            self._runner.inbox.put(Leave(key=visit))
+
+    def _report(self, visit: str, report: dict[str, Any]) -> None:
+        if self._visits.get(visit) is self:
+            self._send({"report": report, "visit": visit})
 
     def _send(self, message: dict[str, Any]) -> None:
         with self._sending:

@@ -182,10 +182,10 @@ class SlotTrial:
         self._report(report)
 
     def finish(self) -> None:
-        """Free the slot of a trial that is over; report why, where steps were left."""
+        """Free the slot of a trial that is over, and say so; say why, where steps were left."""
         self.leave()
-        if self._book.early_ending is not None:
-            self._report({"ending": self._book.early_ending})
+        ending = self._book.early_ending
+        self._report({"over": True} if ending is None else {"ending": ending})
 
     def leave(self) -> None:
         """Free the slot."""

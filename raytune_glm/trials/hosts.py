@@ -8,12 +8,14 @@ Read next: `raytune_glm.packing.server`, `packed`.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import secrets
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,12 @@ CLOSING_SECONDS = 20.0
 """How long to wait for a host to end before it is left to Ray, which ends what it started."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Visit:
+    host: int
+    name: str
+
+
 class Hosts:
     """The pack hosts of a sweep."""
 
@@ -53,7 +61,8 @@ class Hosts:
         self._packs = placement.packs
         self._folder = results.root / "ray" / "hosts"
         self._key = secrets.token_bytes(32)
-        self._host_of: dict[str, int] = {}
+        self._visits: dict[str, _Visit] = {}
+        self._visit_numbers = itertools.count()
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -119,14 +128,28 @@ class Hosts:
 
     def attachment(self, trial_id: str, attach: dict[str, Any]) -> dict[str, Any]:
         """Choose the host of a trial, the least busy one; give the trial's configuration."""
-        busy = Counter(self._host_of.values())
+        busy = Counter(visit.host for visit in self._visits.values())
         number = min(range(len(self._packs.per_host)), key=lambda host: busy[host])
-        self._host_of[trial_id] = number
-        return {"door": str(self._door(number)), "key": self._key, "attach": attach}
+        visit = _Visit(host=number, name=f"{trial_id}-{next(self._visit_numbers)}")
+        self._visits[trial_id] = visit
+        return {
+            "door": str(self._door(number)),
+            "key": self._key,
+            "attach": attach,
+            "visit": visit.name,
+        }
 
     def release(self, trial_id: str) -> None:
-        """Forget a trial that is over."""
-        self._host_of.pop(trial_id, None)
+        """Take the slot of a trial that is over or set aside: its process may hold on to it."""
+        visit = self._visits.pop(trial_id)
+        self._tell(visit.host, {"dismiss": visit.name})
+
+    def _tell(self, number: int, message: dict[str, Any]) -> None:
+        try:
+            with connect(self._door(number), self._key, patience=0) as connection:
+                connection.send(message)
+        except (ConnectionError, HostGoneError):
+            log.warning("pack host %d was not there to be told %s", number, message)
 
     def score(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Have a host score a saved adapter.
@@ -151,11 +174,7 @@ class Hosts:
     def close(self) -> None:
         """Send the hosts home."""
         for number in range(len(self._threads)):
-            try:
-                with connect(self._door(number), self._key, patience=0) as connection:
-                    connection.send({"close": True})
-            except (ConnectionError, HostGoneError):
-                log.warning("pack host %d was gone before it was told to end", number)
+            self._tell(number, {"close": True})
         for thread in self._threads:
             thread.join(CLOSING_SECONDS)
 

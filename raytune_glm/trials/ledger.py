@@ -280,12 +280,13 @@ class Ledger:
         step = 0
         if warm:
             step = copy_checkpoint(source / "checkpoint", folder / "checkpoint")
-        live.parent = {"number": number, "step": step}
-        if replaces is not None:
-            live.parent = {**live.parent, "replaces": replaces}
         for report in files.read_lines(source / "metrics.jsonl"):
             if report[STEP] <= step:
                 self._take(live, report)
+        # Of a checkpoint that was saved since the last report came, the copy itself will tell.
+        live.parent = {"number": number, "step": live.last_step}
+        if replaces is not None:
+            live.parent = {**live.parent, "replaces": replaces}
         handle.set_user_attr(PARENT, live.parent)
         self._num_copies += 1
         self._ready.append(live)

@@ -62,8 +62,8 @@ class PackedTrial(tune.Trainable):
         """Attach a trial.
 
         Args:
-            config: `door`, `key`, `attach` (see `packing.server`), and `from_step`, at which a copy
-                of another trial began, else 0.
+            config: `door`, `key`, `attach` and `visit` (see `packing.server`), and `from_step`, at
+                which a copy of another trial began, else 0.
         """
         self._connection: Connection | None = None
         self._attach(config)
@@ -79,7 +79,9 @@ class PackedTrial(tune.Trainable):
             try:
                 if self._connection is None:
                     self._connection = connect(Path(self._asked["door"]), self._asked["key"])
-                self._connection.send({"attach": self._asked["attach"]})
+                self._connection.send(
+                    {"attach": self._asked["attach"], "visit": self._asked["visit"]}
+                )
                 return
             except OSError as error:
                 if isinstance(error, ConnectionError) and self._connection is None:
@@ -91,13 +93,18 @@ class PackedTrial(tune.Trainable):
         while True:
             assert self._connection is not None, "`setup` connects"
             try:
-                report: dict[str, Any] = self._connection.recv()["report"]
+                message = self._connection.recv()
             except (EOFError, OSError):
                 self._connection = None
                 self._send_attach()
                 continue
+            if message["visit"] != self._asked["visit"]:
+                continue  # told of the trial before this one, after it was stopped
+            report: dict[str, Any] = message["report"]
             if "retry" in report:
                 return report
+            if "over" in report:  # it had told all else before: a copy of a trial at its end
+                return {"done": True}
             if "ending" in report:
                 return {**report, "report": report, "done": True}
             if report["step"] > self._last_step:  # a trial that goes on tells what it told before

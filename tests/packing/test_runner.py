@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from multiprocessing.connection import Client, Connection
+from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
@@ -18,63 +17,7 @@ from raytune_glm.config import RunConfig
 from raytune_glm.packing.messages import Attach, Close, Leave
 from raytune_glm.packing.pack import Pack
 from raytune_glm.packing.runner import PackRunner
-from raytune_glm.packing.server import PackServer
-from tests.shipped import MODEL, data
-
-BASE: dict[str, Any] = {
-    "model": {"path": str(MODEL)},
-    "data": data("train", "dev", "test", max_train_rows=40, max_dev_rows=6, max_test_rows=4),
-    "method": {"name": "lora", "rank": 4},
-    "train": {
-        "max_steps": 6,
-        "batch_size": 4,
-        "micro_batch_size": 2,
-        "eval_every_steps": 3,
-        "learning_rate": 1e-3,
-        "max_new_tokens": 8,
-    },
-}
-
-
-class Host:
-    """A host in a thread of this process."""
-
-    def __init__(self, tmp_path: Path, *, pack_size: int) -> None:
-        self._folder = tmp_path
-        self.runner = PackRunner(torch.device("cpu"), pack_size=pack_size)
-        self._server = PackServer(self.runner, "127.0.0.1", b"key")
-        self._thread = threading.Thread(target=self.runner.run)
-        self._thread.start()
-
-    def knock(self) -> Connection:
-        return Client(self._server.address, authkey=b"key")
-
-    def attach(
-        self, name: str, overrides: dict[str, Any] | None = None, metric: str = "eval_loss"
-    ) -> Connection:
-        connection = self.knock()
-        connection.send(
-            {
-                "attach": {
-                    "base": BASE,
-                    "overrides": overrides or {},
-                    "folder": str(self.folder(name)),
-                    "metric": metric,
-                    "data_cache": str(self._folder / "data"),
-                }
-            }
-        )
-        return connection
-
-    def folder(self, name: str) -> Path:
-        return self._folder / name
-
-    def close(self) -> None:
-        with self.knock() as connection:
-            connection.send({"close": True})
-            self._thread.join(60)
-        self._server.close()
-        assert not self._thread.is_alive()
+from tests.packing.host import BASE, Host, reports
 
 
 @pytest.fixture
@@ -85,16 +28,11 @@ def host(tmp_path: Path) -> Iterator[Host]:
     found.close()
 
 
-def _reports(connection: Connection, count: int) -> list[dict[str, Any]]:
-    assert connection.poll(120)
-    return [connection.recv()["report"] for _ in range(count)]
-
-
 def test_more_trials_than_slots_all_come_to_their_ends(host: Host) -> None:
     names = ["a", "b", "c", "d"]
     rates = {name: 1e-3 * number for number, name in enumerate(names, start=1)}
     talks = {name: host.attach(name, {"train.learning_rate": rates[name]}) for name in names}
-    told = {name: _reports(talk, 2) for name, talk in talks.items()}
+    told = {name: reports(talk, 2) for name, talk in talks.items()}
     for name in names:
         assert [report["step"] for report in told[name]] == [3, 6]
         assert {report["execution"] for report in told[name]} == {"packed"}
@@ -107,16 +45,15 @@ def test_more_trials_than_slots_all_come_to_their_ends(host: Host) -> None:
 def test_a_trial_that_leaves_gives_its_slot_to_the_next_and_can_come_back(host: Host) -> None:
     long = {"train.max_steps": 10**6}
     first, second = host.attach("first", long), host.attach("second", long)
-    before = _reports(first, 1)
-    _reports(second, 1)
+    before = reports(first, 1)
+    reports(second, 1)
     third = host.attach("third")
-    first.send({"leave": True})
-    assert [report["step"] for report in _reports(third, 2)] == [3, 6]
-    first.close()
+    host.dismiss(host.visits["first"])
+    assert [report["step"] for report in reports(third, 2)] == [3, 6]
     again = host.attach("first", long)  # takes third's slot, from where it was
-    reports = _reports(again, 2)
-    assert reports[0] == before[0]
-    assert reports[1]["step"] > reports[0]["step"]
+    later = reports(again, 2)
+    assert later[0] == before[0]
+    assert later[1]["step"] > later[0]["step"]
     again.close()
     second.close()
 
@@ -170,42 +107,33 @@ def test_a_trial_that_diverges_fails_alone(host: Host) -> None:
         },
     )
     mate = host.attach("mate")
-    [ending] = _reports(bad, 1)
+    [ending] = reports(bad, 1)
     assert ending["ending"]["state"] == "FAILED"
     assert "likely cause is that train.learning_rate=9" in ending["ending"]["error"]
-    assert [report["step"] for report in _reports(mate, 2)] == [3, 6]
+    assert [report["step"] for report in reports(mate, 2)] == [3, 6]
 
 
 def test_settings_that_no_model_can_have_fail_that_trial(host: Host) -> None:
     bad = host.attach("bad", {"method.target_modules": ["no_such_linear"]})
     mate = host.attach("mate")
-    [ending] = _reports(bad, 1)
+    [ending] = reports(bad, 1)
     assert ending["ending"]["state"] == "FAILED"
     assert "no_such_linear" in ending["ending"]["error"]
-    assert [report["step"] for report in _reports(mate, 2)] == [3, 6]
+    assert [report["step"] for report in reports(mate, 2)] == [3, 6]
 
 
 def test_the_saved_adapter_scores_as_it_was_reported(host: Host) -> None:
     talk = host.attach("trial")
-    last = _reports(talk, 2)[-1]
+    last = reports(talk, 2)[-1]
     adapter = best_adapter(host.folder("trial") / "checkpoint", step=6)
-    asked = {
-        "run": BASE,
-        "adapter": str(adapter),
-        "data_cache": str(host.folder("data")),
-        "metrics": ["eval_loss"],
-        "splits": ["dev", "test"],
-    }
-    talk.send({"score": asked})
-    scores = talk.recv()["scores"]
+    assert adapter is not None
+    scores = host.score(BASE, adapter, "dev", "test")
     assert scores["dev"]["values"]["eval_loss"] == pytest.approx(last["eval_loss"], abs=1e-5)
     assert set(scores) == {"dev", "test"}
 
 
-def test_memory_that_does_not_suffice_for_all_is_shared_in_turns_and_then_spared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Passes of more than two rows find no memory here, as on a device that is too small."""
+def have_room_for_two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes of more find no memory, as on a device that is too small."""
     plain = Pack.train_pass
 
     def small(self: Pack, batches: Any, **weights: Any) -> Any:
@@ -213,17 +141,23 @@ def test_memory_that_does_not_suffice_for_all_is_shared_in_turns_and_then_spared
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(self, batches, **weights)
 
-    reference = Host(tmp_path / "reference", pack_size=1)
-    expected = _reports(reference.attach("alone"), 2)
-    reference.close()
     monkeypatch.setattr(Pack, "train_pass", small)
+
+
+def test_memory_that_does_not_suffice_for_all_is_shared_in_turns_and_then_spared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = Host(tmp_path / "reference", pack_size=1)
+    expected = reports(reference.attach("alone"), 2)
+    reference.close()
+    have_room_for_two_rows(monkeypatch)
     host = Host(tmp_path, pack_size=2)
     fits, mate = host.attach("fits"), host.attach("mate")
     too_big = host.attach("too_big", {"train.micro_batch_size": 4})
     for talk in (fits, mate):
-        losses = [report["eval_loss"] for report in _reports(talk, 2)]
+        losses = [report["eval_loss"] for report in reports(talk, 2)]
         assert losses == pytest.approx([report["eval_loss"] for report in expected], abs=1e-5)
-    told = _reports(too_big, 4)
+    told = reports(too_big, 4)
     assert told[0] == {"retry": {"train.gradient_checkpointing": True}}
     assert told[1]["retry"]["train.micro_batch_size"] == 2
     assert [report["step"] for report in told[2:]] == [3, 6]
@@ -249,7 +183,7 @@ def test_memory_that_mates_take_is_no_reason_to_change_a_trial(
     large = host.attach("large", {"train.micro_batch_size": 4})
     behind = host.attach("behind")
     for talk in (mate, large, behind):
-        assert [report["step"] for report in _reports(talk, 2)] == [3, 6]
+        assert [report["step"] for report in reports(talk, 2)] == [3, 6]
     assert ladder.changes_of(host.folder("large")) == {}
     host.close()
 
@@ -257,33 +191,26 @@ def test_memory_that_mates_take_is_no_reason_to_change_a_trial(
 def test_an_evaluation_is_not_lost_where_a_mate_runs_out_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Pack.train_pass
-
-    def small(self: Pack, batches: Any, **weights: Any) -> Any:
-        if sum(len(rows) for rows in batches.values()) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(self, batches, **weights)
-
-    monkeypatch.setattr(Pack, "train_pass", small)
+    have_room_for_two_rows(monkeypatch)
     host = Host(tmp_path, pack_size=2)
     often = {"train.batch_size": 2, "train.eval_every_steps": 1, "train.max_steps": 20}
     first = host.attach("first", often)
-    told = _reports(first, 1)
+    told = reports(first, 1)
     # It falls to a pass of its own and fails there, right after a step of the first's.
     too_big = host.attach("too_big", {"train.micro_batch_size": 4})
-    told += _reports(first, 19)
+    told += reports(first, 19)
     assert [report["step"] for report in told] == list(range(1, 21))
-    assert "retry" in _reports(too_big, 1)[0]
+    assert "retry" in reports(too_big, 1)[0]
     host.close()
 
 
 def test_a_trial_that_had_come_to_its_end_trains_no_further(tmp_path: Path) -> None:
     host = Host(tmp_path, pack_size=1)
-    before = _reports(host.attach("over"), 2)
+    before = reports(host.attach("over"), 2)
     again = host.attach("over")
-    assert _reports(again, 2) == before
-    _reports(host.attach("next"), 2)  # there is one slot, which "over" does not keep
-    assert not again.poll()
+    assert reports(again, 2) == before
+    reports(host.attach("next"), 2)  # there is one slot, which "over" does not keep
+    assert reports(again, 1) == [{"over": True}]
     told = (host.folder("over") / "worker.log").read_text(encoding="utf-8").splitlines()
     assert told[-1].endswith("left the pack after step 6")
     host.close()
@@ -302,29 +229,29 @@ def test_memory_that_does_not_suffice_to_evaluate_together_does_for_each_alone(
     monkeypatch.setattr(Pack, "loss_sums", small)
     together = [host.attach(name) for name in ("a", "b")]
     for talk in together:
-        assert [report["step"] for report in _reports(talk, 2)] == [3, 6]
+        assert [report["step"] for report in reports(talk, 2)] == [3, 6]
     never = host.attach("never", {"method.rank": 5})
     states = []
     while not states:
-        [told] = _reports(never, 1)
+        [told] = reports(never, 1)
         states = [told["ending"]["state"]] if "ending" in told else []
     assert states == ["INFEASIBLE"]
-    assert [report["step"] for report in _reports(host.attach("next"), 2)] == [3, 6]
+    assert [report["step"] for report in reports(host.attach("next"), 2)] == [3, 6]
 
 
 def test_a_full_disk_stops_the_trial_that_met_it_and_not_its_host(host: Host) -> None:
     long = {"train.max_steps": 10**6, "train.log_every_steps": 1}
     full = host.attach("full", long)
-    _reports(full, 1)
+    reports(full, 1)
     link = host.folder("full") / "link"
     link.symlink_to("/dev/full")
     link.rename(host.folder("full") / "train.jsonl")
     ending: dict[str, Any] = {}
     while not ending:
-        [told] = _reports(full, 1)
+        [told] = reports(full, 1)
         ending = told.get("ending", {})
     assert ending["state"] == "NO_ROOM"
-    assert [report["step"] for report in _reports(host.attach("next"), 2)] == [3, 6]
+    assert [report["step"] for report in reports(host.attach("next"), 2)] == [3, 6]
 
 
 def test_a_trial_whose_patience_is_over_is_complete(host: Host) -> None:
@@ -337,39 +264,32 @@ def test_a_trial_whose_patience_is_over_is_complete(host: Host) -> None:
             "train.max_steps": 50,
         },
     )
-    told = _reports(talk, 1)
+    told = reports(talk, 1)
     while "ending" not in told[-1]:
-        told += _reports(talk, 1)
+        told += reports(talk, 1)
     assert told[-1]["ending"]["state"] == "COMPLETE"
     assert "train.patience" in told[-1]["ending"]["note"]
     assert len(told) < 50
 
 
 def test_a_host_trains_every_method_on_one_base_and_leaves_it_as_it_was(host: Host) -> None:
-    before = _reports(host.attach("before"), 2)
+    before = reports(host.attach("before"), 2)
     full = host.attach("full", {"method": {"name": "full"}})
     freeze = host.attach("freeze", {"method": {"name": "freeze", "num_trainable_layers": 1}})
     ways = {}
     for name, talk in {"full": full, "freeze": freeze}.items():
-        told = _reports(talk, 2)
+        told = reports(talk, 2)
         assert [report["step"] for report in told] == [3, 6]
         ways[name] = told[-1]["execution"]
         adapter = best_adapter(host.folder(name) / "checkpoint", step=6)
         run = {**BASE, "method": {"name": name}}
         if name == "freeze":
             run["method"]["num_trainable_layers"] = 1
-        asked = {
-            "run": run,
-            "adapter": str(adapter),
-            "data_cache": str(host.folder("data")),
-            "metrics": ["eval_loss"],
-            "splits": ["dev"],
-        }
-        talk.send({"score": asked})
-        scores = talk.recv()["scores"]["dev"]["values"]
+        assert adapter is not None
+        scores = host.score(run, adapter, "dev")["dev"]["values"]
         assert scores["eval_loss"] == pytest.approx(told[-1]["eval_loss"], abs=1e-5)
     assert ways == {"full": "solo", "freeze": "packed"}
-    after = _reports(host.attach("after"), 2)
+    after = reports(host.attach("after"), 2)
     assert [report["eval_loss"] for report in after] == [report["eval_loss"] for report in before]
 
 
@@ -377,7 +297,7 @@ def test_nobody_comes_in_without_the_key(host: Host) -> None:
     address = host.knock()
     address.close()
     with pytest.raises(Exception, match="digest"):
-        Client(host._server.address, authkey=b"another")
-    assert [report["step"] for report in _reports(host.attach("trial"), 2)] == [3, 6]
+        Client(host.address, authkey=b"another")
+    assert [report["step"] for report in reports(host.attach("trial"), 2)] == [3, 6]
     line = (host.folder("trial") / "config.yaml").read_text(encoding="utf-8")
     assert json.dumps("key") not in line
