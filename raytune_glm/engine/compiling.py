@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from raytune_glm.environment import variables
+
 _FOLDER = "TORCH_EXTENSIONS_DIR"
 _BATON = "lock"
 """File name of torch's own lock (`torch.utils.cpp_extension`)."""
@@ -40,16 +42,9 @@ def sole_compiler() -> Iterator[None]:
     """Be the one process of this host that compiles or loads operations; wait for others' turns."""
     folder = compiled_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    before = os.environ.get(_FOLDER)
     with (folder / ".turn").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         for baton in folder.glob(f"*/{_BATON}"):
             baton.unlink()
-        os.environ[_FOLDER] = str(folder)
-        try:
+        with variables({_FOLDER: str(folder)}):
             yield
-        finally:
-            if before is None:
-                del os.environ[_FOLDER]
-            else:
-                os.environ[_FOLDER] = before

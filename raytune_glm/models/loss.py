@@ -58,30 +58,52 @@ def labelled_loss(
     labelled_BT = targets_BT != IGNORED_LABEL
     rows_KH = hidden_BTH[:, :-1][labelled_BT]
     targets_K = targets_BT[labelled_BT]
-    vocab_size = int(output_layer.out_features)  # type: ignore[arg-type]
-    rows_per_chunk = max(1, max_chunk_logits // vocab_size)
-
-    def chunk_loss(rows: Tensor, targets: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(output_layer(rows).float(), targets, reduction="sum")
-
-    if len(rows_KH) <= rows_per_chunk:
-        # An empty batch still goes through the layer: under ZeRO-3 every rank must take part.
-        total = chunk_loss(rows_KH, targets_K)
-    else:
-        parts = [
-            checkpoint(chunk_loss, rows, targets, use_reentrant=False)
-            for rows, targets in zip(
-                torch.split(rows_KH, rows_per_chunk),
-                torch.split(targets_K, rows_per_chunk),
-                strict=True,
-            )
-        ]
-        total = torch.stack(parts).sum()
+    losses_K = token_losses(rows_KH, targets_K, output_layer, max_chunk_logits=max_chunk_logits)
+    total = losses_K.sum()
     if num_items_in_batch is None:
         num_items_in_batch = max(1, len(targets_K))
     elif isinstance(num_items_in_batch, Tensor):
         num_items_in_batch = num_items_in_batch.to(total.device)
     return total / num_items_in_batch
+
+
+def token_losses(
+    hidden_KH: Tensor,
+    targets_K: Tensor,
+    output_layer: nn.Module,
+    *,
+    max_chunk_logits: int = MAX_CHUNK_LOGITS,
+) -> Tensor:
+    """Cross entropy of each labelled row, in fp32.
+
+    Args:
+        hidden_KH: Normed last hidden states of the labelled rows alone.
+        targets_K: What they should predict.
+        output_layer: Maps hidden states to logits.
+        max_chunk_logits: Most logits to hold at a time.
+
+    Returns:
+        [K].
+    """
+
+    def losses(hidden: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(output_layer(hidden).float(), targets, reduction="none")
+
+    vocab_size = int(output_layer.out_features)  # type: ignore[arg-type]
+    rows_per_chunk = max(1, max_chunk_logits // vocab_size)
+    if len(hidden_KH) <= rows_per_chunk:
+        # An empty batch still goes through the layer: under ZeRO-3 every rank must take part.
+        return losses(hidden_KH, targets_K)
+    return torch.cat(
+        [
+            checkpoint(losses, hidden, targets, use_reentrant=False)
+            for hidden, targets in zip(
+                torch.split(hidden_KH, rows_per_chunk),
+                torch.split(targets_K, rows_per_chunk),
+                strict=True,
+            )
+        ]
+    )
 
 
 def skip_unlabelled_rows(model: PreTrainedModel) -> None:

@@ -141,18 +141,14 @@ def _grad_each(
         update = term.update
         own_TO = gradient_TO[term.start : term.stop]
         back_RT = (update.up_OR.T.contiguous() @ own_TO.T).mul_(update.scale)
-        _add_product(update.up_grad_OR.T, lowered_RT, own_TO, update.scale)
-        _add_product(update.down_grad_RI, back_RT, _taken(term, inputs_TI), 1.0)
+        update.up_grad_OR.T.add_(lowered_RT @ own_TO, alpha=update.scale)
+        update.down_grad_RI.add_(back_RT @ _taken(term, inputs_TI))
         if grad_TI is None:
             continue
         if term.kept_TI is None:
             torch.mm(back_RT.T, update.down_RI, out=grad_TI[term.start : term.stop])
         else:
             grad_TI[term.start : term.stop] = (back_RT.T @ update.down_RI) * term.kept_TI
-
-
-def _add_product(gradient: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
-    gradient.add_(left @ right, alpha=scale)
 
 
 def _stacked(terms: Sequence[Term]) -> tuple[Tensor, Tensor, slice]:

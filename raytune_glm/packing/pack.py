@@ -1,7 +1,7 @@
 """A pack: slots on one frozen base, and the passes that train and evaluate them together.
 
 A pass takes a micro-batch of every slot that has one. When a slot has had all micro-batches of its
-step it steps alone: its clipping, its learning rate, its AdamW. Read next: `trial`.
+step it steps alone: its clipping, its learning rate, its AdamW. Read next: `passes`, `trial`.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from raytune_glm.data.collation import collate
 from raytune_glm.models.family import IGNORED_LABEL
-from raytune_glm.models.loss import MAX_CHUNK_LOGITS, has_plain_logits
+from raytune_glm.models.loss import has_plain_logits, token_losses
 from raytune_glm.packing.attention import LINE_ATTENTION, LinePass, passing
-from raytune_glm.packing.copies import Part, SharedCopies, joined
-from raytune_glm.packing.line import Line, Row, Segment
+from raytune_glm.packing.copies import Part, SharedCopies
+from raytune_glm.packing.line import Line, Row
 from raytune_glm.packing.linear import SharedLinear, Term
+from raytune_glm.packing.passes import RowsPass, SlotPass
 from raytune_glm.packing.slot import Slot, twin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from raytune_glm.config import RunConfig
-    from raytune_glm.models.chatglm.prefix import Prefix
     from raytune_glm.models.family import Family
 
 DataRow = Mapping[str, Sequence[int]]
@@ -53,7 +52,7 @@ class Pack:
         self.shared.train()
         self._linears: set[str] = set()
         self._copied: set[str] = set()
-        self._pass: _Pass | _RowsPass | None = None
+        self._pass: SlotPass | RowsPass | None = None
         # Architectures that scale or cap their logits are asked for them themselves.
         self._has_plain_logits = has_plain_logits(base)
 
@@ -170,7 +169,7 @@ class Pack:
         Args:
             slots: The slot of each row; those of a slot stand together.
         """
-        self._pass = _RowsPass(self.slots, slots)
+        self._pass = RowsPass(self.slots, slots)
         try:
             yield
         finally:
@@ -216,8 +215,8 @@ class Pack:
         return Line(rows, self.device)
 
     @contextmanager
-    def _passing(self, line: Line, *, is_training: bool) -> Iterator[_Pass]:
-        run = _Pass(self.slots, line, self.base.dtype, is_training=is_training)
+    def _passing(self, line: Line, *, is_training: bool) -> Iterator[SlotPass]:
+        run = SlotPass(self.slots, line, self.base.dtype, is_training=is_training)
         self._pass = run
         try:
             with passing(LinePass(line, run.prefixes())):
@@ -225,7 +224,7 @@ class Pack:
         finally:
             self._pass = None
 
-    def _token_losses(self, run: _Pass) -> Tensor:
+    def _token_losses(self, run: SlotPass) -> Tensor:
         """The cross entropy of every labelled place, [labels]."""
         line = run.line
         embedded_TH = run.embed(self.shared.get_input_embeddings())
@@ -241,175 +240,6 @@ class Pack:
             return token_losses(hidden_TH[line.labelled_places], line.targets, self._head)
         logits_KV = self.shared(**inputs, logits_to_keep=line.labelled_places).logits[0]
         return nn.functional.cross_entropy(logits_KV.float(), line.targets, reduction="none")
-
-
-class _RowsPass:
-    """Which rows of a padded batch are whose."""
-
-    def __init__(self, slots: Mapping[int, Slot], owners: Sequence[int]) -> None:
-        self._slots = slots
-        self._spans: dict[int, tuple[int, int]] = {}
-        for row, owner in enumerate(owners):
-            self._spans[owner] = (self._spans.get(owner, (row, row))[0], row + 1)
-
-    def parts(self, name: str) -> list[Part]:
-        """The rows of the batch, by the module that each goes through."""
-        return joined(
-            [
-                Part(length=last - first, copy=self._slots[number].copies.get(name))
-                for number, (first, last) in self._spans.items()
-            ]
-        )
-
-    def terms(self, name: str, inputs: Tensor) -> list[Term]:
-        """The updates of a linear, with the tokens of the batch that each acts on."""
-        width = inputs.shape[1]
-        found = []
-        for number, (first, last) in self._spans.items():
-            update = self._slots[number].updates.get(name)
-            if update is not None:
-                start, stop = first * width, last * width
-                found.append(Term(update=update, start=start, stop=stop, kept_TI=None))
-        return found
-
-
-class _Pass:
-    """What the slots' rows need while one line is on its way."""
-
-    def __init__(
-        self, slots: Mapping[int, Slot], line: Line, dtype: torch.dtype, *, is_training: bool
-    ) -> None:
-        self._slots = slots
-        self.line = line
-        self._dtype = dtype
-        self._is_training = is_training
-        self._drawn: dict[tuple[str, int], Tensor] = {}
-
-    def embed(self, words: nn.Module) -> Tensor:
-        """The embedding of every place, learnt ones where they belong."""
-        embedded_TH: Tensor = words(self.line.ids_T)
-        learnt = []
-        for segment in self.line.segments:
-            prompt = self._slots[segment.slot].prompt
-            if prompt is not None:
-                learnt.append(prompt.weight.repeat(len(segment.lengths), 1))
-        if not learnt:
-            return embedded_TH
-        values = torch.cat(learnt).to(embedded_TH.dtype)
-        return embedded_TH.index_copy(0, self.line.virtual_places, values)
-
-    def prefixes(self) -> list[Prefix | None]:
-        """Each bucket's prefix: those of its rows, from whichever slots they are."""
-        of_slot: dict[int, Prefix] = {}
-        first_row: dict[int, int] = {}
-        number = 0
-        for segment in self.line.segments:
-            slot = self._slots[segment.slot]
-            first_row[segment.slot] = number
-            number += len(segment.lengths)
-            if slot.prefix_encoder is not None:
-                slot.prefix_encoder.train(self._is_training)
-                with slot.stream():
-                    of_slot[segment.slot] = slot.prefix_encoder(len(segment.lengths), self._dtype)
-        return [
-            self._bucket_prefix(bucket.rows, of_slot, first_row) if bucket.num_prefix else None
-            for bucket in self.line.buckets
-        ]
-
-    def _bucket_prefix(
-        self, rows: Sequence[int], of_slot: Mapping[int, Prefix], first_row: Mapping[int, int]
-    ) -> Prefix:
-        by_slot: dict[int, list[int]] = {}
-        for row in rows:
-            slot = self.line.rows[row].slot
-            by_slot.setdefault(slot, []).append(row - first_row[slot])
-        parts = [
-            [
-                tuple(half[torch.tensor(chosen, device=half.device)] for half in layer)
-                for layer in of_slot[slot]
-            ]
-            for slot, chosen in by_slot.items()
-        ]
-        # Rows of a slot stand together in a bucket's list only where lengths say so: put them back.
-        order = [row for slot in by_slot for row in rows if self.line.rows[row].slot == slot]
-        back = torch.tensor([order.index(row) for row in rows], device=self.line.device)
-        return [
-            (torch.cat([k for k, _ in layer])[back], torch.cat([v for _, v in layer])[back])
-            for layer in zip(*parts, strict=True)
-        ]
-
-    def parts(self, name: str) -> list[Part]:
-        """The places of the line, by the module that each goes through."""
-        return joined(
-            [
-                Part(
-                    length=segment.stop - segment.start,
-                    copy=self._slots[segment.slot].copies.get(name),
-                )
-                for segment in self.line.segments
-            ]
-        )
-
-    def terms(self, name: str, inputs: Tensor) -> list[Term]:
-        """The updates of a linear, with the tokens of the line that each acts on."""
-        terms = []
-        for segment in self.line.segments:
-            update = self._slots[segment.slot].updates.get(name)
-            if update is None:
-                continue
-            drops = self._is_training and update.dropout > 0
-            kept = self._kept(name, segment, inputs, update.dropout) if drops else None
-            terms.append(Term(update=update, start=segment.start, stop=segment.stop, kept_TI=kept))
-        return terms
-
-    def _kept(self, name: str, segment: Segment, inputs: Tensor, dropout: float) -> Tensor:
-        """Draw what dropout keeps, as a solo trial draws it for its padded batch.
-
-        A layer that is run again in the backward pass draws the same again.
-        """
-        slot = self._slots[segment.slot]
-        longest = max(segment.lengths)
-        ones = inputs.new_ones(len(segment.lengths), longest, inputs.shape[-1])
-        again = self._drawn.get((name, segment.slot))
-        if again is None:
-            self._drawn[name, segment.slot] = slot.random_state.clone()
-            with slot.stream():
-                kept = nn.functional.dropout(ones, dropout)
-        else:
-            with slot.stream_at(again):
-                kept = nn.functional.dropout(ones, dropout)
-        return torch.cat([row[:n] for row, n in zip(kept, segment.lengths, strict=True)])
-
-
-def token_losses(
-    hidden_KH: Tensor, targets_K: Tensor, head: nn.Module, *, max_chunk: int = MAX_CHUNK_LOGITS
-) -> Tensor:
-    """Cross entropy of each labelled place, in fp32, logits made in chunks where they are many.
-
-    Args:
-        hidden_KH: Hidden states of the labelled places alone.
-        targets_K: What they should predict.
-        head: Maps hidden states to logits.
-        max_chunk: Most logits to hold at a time.
-
-    Returns:
-        [K].
-    """
-
-    def losses(hidden: Tensor, targets: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(head(hidden).float(), targets, reduction="none")
-
-    rows = max(1, max_chunk // int(head.weight.shape[0]))  # type: ignore[index]
-    if len(hidden_KH) <= rows:
-        return losses(hidden_KH, targets_K)
-    return torch.cat(
-        [
-            checkpoint(losses, hidden, targets, use_reentrant=False)
-            for hidden, targets in zip(
-                torch.split(hidden_KH, rows), torch.split(targets_K, rows), strict=True
-            )
-        ]
-    )
 
 
 def _weights_of_labels(line: Line, weights: Mapping[int, float], losses: Tensor) -> Tensor:

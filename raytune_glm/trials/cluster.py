@@ -13,6 +13,7 @@ from pathlib import Path
 
 from raytune_glm.config import RunConfig, SweepConfig
 from raytune_glm.config.execution import Execution
+from raytune_glm.environment import variables
 from raytune_glm.errors import ResourceError
 from raytune_glm.log import log_to_file, printing_to
 
@@ -194,16 +195,8 @@ def _knowing_its_address() -> Iterator[None]:
         "RAY_GCS_SERVER_PORT": str(port),
         "RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}",
     }
-    before = {name: os.environ.get(name) for name in own}
-    os.environ.update(own)
-    try:
+    with variables(own):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def worker_resources(run: RunConfig, cluster: Mapping[str, float]) -> dict[str, float]:

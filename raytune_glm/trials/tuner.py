@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from raytune_glm.config import SweepConfig, run_of
+from raytune_glm.environment import variables
 from raytune_glm.metrics import METRICS
 from raytune_glm.schedulers.ruled import RuledScheduler
 from raytune_glm.search.schedulers import Contest
@@ -25,6 +25,16 @@ from raytune_glm.trials.records import ResultsFolder, State
 from raytune_glm.trials.scheduling import SteeredScheduler
 from raytune_glm.trials.steering import Steering
 from raytune_glm.trials.trainable import run_trial
+
+_QUIET_TUNE = {
+    # A report may be about something else than the metric: why the trial ends.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # Ray's own CSV, JSON and TensorBoard files would repeat `metrics.jsonl`.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # The study is the state of the sweep; Ray's own snapshots of it are of no use here.
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+}
+"""Settings that only environment variables reach."""
 
 
 def run_trials(
@@ -99,7 +109,7 @@ def run_trials(
     if sweep.search.scheduler.compares_with_finished:
         remind(scheduler, ledger)
     started = time.monotonic()
-    with _quiet_tune(), _interrupt_handler_kept():
+    with variables(_QUIET_TUNE), _interrupt_handler_kept():
         tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([TRIAL_RESOURCES])),
             tune_config=tune.TuneConfig(
@@ -145,26 +155,3 @@ def _interrupt_handler_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _quiet_tune() -> Iterator[None]:
-    """Ray Tune's settings that only environment variables reach."""
-    wanted = {
-        # A report may be about something else than the metric: why the trial ends.
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-        # Ray's own CSV, JSON and TensorBoard files would repeat `metrics.jsonl`.
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        # The study is the state of the sweep; Ray's own snapshots of it are of no use here.
-        "TUNE_GLOBAL_CHECKPOINT_S": "86400",
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
