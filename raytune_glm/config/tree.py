@@ -286,9 +286,9 @@ class RunSettings(_Section):
     """`auto`: trials share one base in one process a device, and its passes where their settings
     allow; `packed`: refused unless all share passes; `solo`: each has workers of its own."""
     pack_size: Annotated[int, Field(ge=1)] | None = None
-    """Trials in one pack; none: 8, and no more than half of the sweep's, so that the sampler learns
-    from the first ones, and fewer where that is measured to be faster. A pack for which memory does
-    not suffice takes them in turns."""
+    """Trials in one pack; none: 8, and no more than half of the sweep's where the later half gains
+    by it (all of them for `pbt`), and fewer where that is measured to be faster. A pack for which
+    memory does not suffice takes them in turns."""
     max_failures: Annotated[int, Field(ge=0)] = 1
     """How often a trial whose worker died starts again from its last checkpoint."""
     track: tuple[Literal["wandb", "mlflow"], ...] = ()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class _SamplerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    learns: ClassVar[bool] = True
+    """Whether its proposals depend on how trials went."""
     learns_from_stopped: ClassVar[bool] = True
     """Whether trials that a scheduler stopped tell it anything."""
     takes_objectives: ClassVar[bool] = True
@@ -184,6 +186,8 @@ class NSGA2Settings(_SamplerSettings):
 class RandomSettings(_SamplerSettings):
     """Uniform random proposals: the yardstick for every other sampler."""
 
+    learns: ClassVar[bool] = False
+
     name: Literal["random"] = "random"
 
     def build(self, *, num_trials_before: int, space: spaces.Space) -> BaseSampler:
@@ -200,6 +204,8 @@ class GridSettings(_SamplerSettings):
     Of a `one_of`, each variant is combined with its own settings only. With fewer trials than
     points, those that come are spread over the grid.
     """
+
+    learns: ClassVar[bool] = False
 
     name: Literal["grid"] = "grid"
 

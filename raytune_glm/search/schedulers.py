@@ -51,6 +51,8 @@ class _SchedulerSettings(BaseModel):
 
     stops: ClassVar[bool] = True
     """Whether it stops trials before their end."""
+    wants_all_at_once: ClassVar[bool] = False
+    """Whether it works on trials that all run side by side."""
     compares_with_finished: ClassVar[bool] = True
     """Whether a resumed sweep shows it the trials that ended before."""
 
@@ -150,12 +152,14 @@ class MedianSettings(_Graceful):
 class PBTSettings(_SchedulerSettings):
     """Population-based training (Jaderberg et al. 2017), over checkpoints of our own.
 
-    `search.num_trials` is the population. At every interval a trial that is among the worst ends
-    as PRUNED, and a copy of one of the best goes on in its place from that one's last checkpoint,
-    with settings of `train` changed. A copy is a trial of its own: the study and `trials.jsonl`
-    know its parent, and its settings are those that it trained with from there on.
+    `search.num_trials` is the population, which should run all at once. At every interval a trial
+    that is among the worst ends as PRUNED, and a copy of one of the best goes on in its place from
+    that one's last checkpoint, with settings of `train` changed. A copy is a trial of its own: the
+    study and `trials.jsonl` know its parent, and its settings are those that it trained with from
+    there on.
     """
 
+    wants_all_at_once: ClassVar[bool] = True
     compares_with_finished: ClassVar[bool] = False
 
     name: Literal["pbt"] = "pbt"

@@ -16,6 +16,7 @@ from raytune_glm.config.execution import Execution
 from raytune_glm.environment import variables
 from raytune_glm.errors import ResourceError
 from raytune_glm.log import log_to_file, printing_to
+from raytune_glm.search import SearchSettings
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def place(sweep: SweepConfig, *, precisions: Collection[str], execution: Executi
     fitting = max_concurrent_trials(nodes, per_worker=per_worker, num_workers=sweep.run.num_workers)
     if execution != "solo":
         hosts = pack_hosts(nodes, per_worker=per_worker)
-        size = 1 if execution == "hosted" else pack_size(sweep.search.num_trials, len(hosts))
+        size = 1 if execution == "hosted" else pack_size(sweep.search, len(hosts))
         size = sweep.run.pack_size or size
         room = len(hosts) * size
         limit = min(room, sweep.search.max_concurrent or room, sweep.search.num_trials)
@@ -111,9 +112,17 @@ MOST_PACKED = 8
 """Trials in a pack where the user does not say: more of them gain little on what was measured."""
 
 
-def pack_size(num_trials: int, num_hosts: int) -> int:
-    """Choose how many trials share a host: half of the sweep's at a time, that those may learn."""
-    return max(1, min(MOST_PACKED, math.ceil(num_trials / 2 / num_hosts)))
+def pack_size(search: SearchSettings, num_hosts: int) -> int:
+    """Choose how many trials share a host.
+
+    All, for a scheduler that works on a population. Else at most `MOST_PACKED`, and half of the
+    sweep's at a time where the later half gains by it: proposals learn from the earlier one, or a
+    scheduler holds it to that one's scores.
+    """
+    if search.scheduler.wants_all_at_once:
+        return math.ceil(search.num_trials / num_hosts)
+    waves = 2 if search.sampler.learns or search.scheduler.stops else 1
+    return min(MOST_PACKED, math.ceil(search.num_trials / waves / num_hosts))
 
 
 def pack_hosts(

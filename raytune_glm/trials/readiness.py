@@ -69,6 +69,8 @@ def make_ready(
         cluster.connect(sweep.run.ray_address, log_file=ray_log)
     placement = cluster.place(sweep, precisions=plan.precisions, execution=plan.execution)
     console.print(f"cluster    {placement.describe()}", highlight=False)
+    if sweep.search.scheduler.wants_all_at_once:
+        _tell_of_missing_room(sweep, placement, console)
     require_sight(sweep, results.root)
     if plan.compiled_ops:
         names = ", ".join(sorted(plan.compiled_ops))
@@ -76,3 +78,13 @@ def make_ready(
         with printing_to(ray_log):
             prepare_hosts(plan.compiled_ops, per_worker=placement.per_worker)
     return placement
+
+
+def _tell_of_missing_room(sweep: SweepConfig, placement: Placement, console: Console) -> None:
+    population, beside = sweep.search.num_trials, placement.max_concurrent
+    if beside < population:
+        console.print(
+            f"           {sweep.search.scheduler.name} has room for {beside} of its population of "
+            f"{population} at a time: trials are compared, and copied, among those alone",
+            highlight=False,
+        )

@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import ray
 
 from raytune_glm.errors import ResourceError
-from raytune_glm.trials.cluster import is_this_host_alone, max_concurrent_trials
+from raytune_glm.search import SearchSettings
+from raytune_glm.trials.cluster import is_this_host_alone, max_concurrent_trials, pack_size
 from raytune_glm.trials.sight import refuse_unseen
 from raytune_glm.trials.trainable import choose_network_interface
 
@@ -39,6 +41,33 @@ def test_as_many_trials_run_as_have_room_for_all_their_workers(
 ) -> None:
     found = max_concurrent_trials(nodes, per_worker=per_worker, num_workers=num_workers)
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("num_trials", "sampler", "scheduler", "num_hosts", "expected"),
+    [
+        (8, "tpe", {"name": "fifo"}, 1, 4),
+        (8, "random", {"name": "fifo"}, 1, 8),
+        (8, "random", {"name": "asha", "grace_period_steps": 5}, 1, 4),
+        (40, "tpe", {"name": "fifo"}, 2, 8),
+        (40, "random", {"name": "fifo"}, 8, 5),
+        # A population that does not run at once has nobody to compare with, or to copy.
+        (24, "tpe", {"name": "pbt", "interval_steps": 5}, 2, 12),
+    ],
+)
+def test_trials_share_a_host_in_waves_where_later_ones_gain_by_it(
+    num_trials: int, sampler: str, scheduler: dict[str, Any], num_hosts: int, expected: int
+) -> None:
+    search = SearchSettings.model_validate(
+        {
+            "metric": "eval_loss",
+            "space": {"train.learning_rate": {"choice": [1e-4, 1e-3, 1e-2]}},
+            "num_trials": num_trials,
+            "sampler": {"name": sampler},
+            "scheduler": scheduler,
+        }
+    )
+    assert pack_size(search, num_hosts) == expected
 
 
 def test_a_trial_that_does_not_fit_is_refused_with_what_there_is() -> None:

@@ -29,7 +29,7 @@ def test_a_sweep_is_steered_and_its_best_trials_confirmed(tmp_path: Path) -> Non
     command = Command(
         tmp_path,
         {
-            "train": {"max_steps": 400, "micro_batch_size": 2, "eval_every_steps": 2},
+            "train": {"max_steps": 120, "micro_batch_size": 2, "eval_every_steps": 2},
             "search": {
                 "metric": "eval_loss",
                 "num_trials": 1,
@@ -63,7 +63,7 @@ def test_a_sweep_is_steered_and_its_best_trials_confirmed(tmp_path: Path) -> Non
     rows = {row["number"]: row for row in command.rows()}
     assert [rows[n]["state"] for n in range(3)] == ["COMPLETE", "COMPLETE", "PRUNED"]
     assert rows[1]["parent"] == 0
-    assert rows[0]["steps"] == rows[1]["steps"] == 400
+    assert rows[0]["steps"] == rows[1]["steps"] == 120
     trials = command.study().trials
     assert trials[1].user_attrs["parent"]["step"] > 0
     assert trials[2].user_attrs["orders"][0]["action"] == "stop"
