@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raytune_glm import files
 from raytune_glm.config import RunConfig, SweepConfig, run_of
@@ -27,6 +27,9 @@ from raytune_glm.trials.packed import RETRY_SECONDS, HostGoneError, connect
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.trainable import hide_unreserved_gpus, log_to
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 log = logging.getLogger(__name__)
 
@@ -91,11 +94,10 @@ class Hosts:
     def _keep(self, number: int) -> None:
         """Run one host under Ray Train, which starts it again where its process dies."""
         import ray.train
-        from ray.train.torch import TorchTrainer
 
         resources = self._packs.per_host[number]
         try:
-            TorchTrainer(
+            _host_trainer()(
                 host,
                 train_loop_config={
                     "run": self._run.model_dump(mode="json"),
@@ -179,6 +181,27 @@ class Hosts:
             thread.join(CLOSING_SECONDS)
 
 
+def _host_trainer() -> type[TorchTrainer]:
+    """Ray Train's trainer without two processes that hosts have no use for.
+
+    One deals out Ray datasets. The other gives devices back where a trainer is killed, and a worker
+    group waits until that process is up; hosts end with the sweep, and what they hold with them.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
+
+    class HostTrainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            unused = (DatasetsCallback, PlacementGroupCleanerCallback)
+            made = super()._create_default_callbacks()  # type: ignore[misc]  # no public way
+            return [callback for callback in made if not isinstance(callback, unused)]
+
+    return HostTrainer
+
+
 def host(config: dict[str, Any]) -> None:
     """Be a pack host, in a Ray Train worker, until told to close."""
     import ray.util
@@ -188,6 +211,7 @@ def host(config: dict[str, Any]) -> None:
     log_to(door.with_suffix(".log"))
     files.write_json(door, {"pid": os.getpid()})
 
+    import peft  # noqa: F401  # seconds, for which the first trial would wait
     import torch
 
     from raytune_glm.engine.process import choose_accelerator, keep_freed_memory
