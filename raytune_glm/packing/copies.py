@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Neighbouring places of a line, or rows of a batch, that go through the same module."""
+    """Neighbouring tokens that go through the same module."""
 
     length: int
     """How many they are."""
@@ -38,8 +38,13 @@ def joined(parts: Sequence[Part]) -> list[Part]:
 class SharedCopies(nn.Module):
     """A module of the base, and in its place, for their own tokens, the copies of slots."""
 
-    def __init__(self, base: nn.Module, parts: Callable[[], Sequence[Part]]) -> None:
-        """Wrap `base`, which treats each token by itself; `parts` tells what goes through what."""
+    def __init__(self, base: nn.Module, parts: Callable[[Tensor], Sequence[Part]]) -> None:
+        """Wrap `base`, which treats each token by itself.
+
+        Args:
+            base: The module.
+            parts: Tells of the inputs of a forward which tokens go through what.
+        """
         super().__init__()
         self.base = base
         self._parts = parts
@@ -50,14 +55,14 @@ class SharedCopies(nn.Module):
         Args:
             inputs: [1, places of the line, features] or [rows, tokens, features].
         """
-        parts = self._parts()
+        parts = self._parts(inputs)
         if all(part.copy is None for part in parts):
             outputs: Tensor = self.base(inputs)
             return outputs
-        dim = 1 if inputs.shape[0] == 1 else 0
-        pieces = torch.split(inputs, [part.length for part in parts], dim=dim)
+        pieces = torch.split(inputs.flatten(0, -2), [part.length for part in parts])
         passed = [
             self.base(piece) if part.copy is None else part.copy(piece)
             for part, piece in zip(parts, pieces, strict=True)
         ]
-        return passed[0] if len(passed) == 1 else torch.cat(passed, dim=dim)
+        together = passed[0] if len(passed) == 1 else torch.cat(passed)
+        return together.view(*inputs.shape[:-1], together.shape[-1])

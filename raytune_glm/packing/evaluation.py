@@ -32,7 +32,8 @@ def evaluate_together(
         Slot -> values and answers.
     """
     losses = _losses(pack, evaluators)
-    answered = _answers(pack, {n: e for n, e in evaluators.items() if _can_batch(pack, n, e)})
+    together = {n: e for n, e in evaluators.items() if not pack.slots[n].is_alone}
+    answered = _answers(pack, {n: e for n, e in together.items() if e.needs_answers})
     found = {}
     for number, evaluator in evaluators.items():
         slot = pack.slots[number]
@@ -45,16 +46,6 @@ def evaluate_together(
         return found
     again = _losses(pack, dict.fromkeys(found, retention.evaluator))
     return {number: retention.told(told, again[number]) for number, told in found.items()}
-
-
-def _can_batch(pack: Pack, number: int, evaluator: Evaluator) -> bool:
-    """Whether a slot's answers can be generated in one batch with other slots'.
-
-    Learnt tokens and ChatGLM-6B's contexts need more than rows of ids: those slots answer alone.
-    """
-    slot = pack.slots[number]
-    alone = slot.is_alone or slot.prompt is not None or slot.prefix_encoder is not None
-    return evaluator.needs_answers and not alone and not pack.family.needs_token_ids
 
 
 def _answers(pack: Pack, evaluators: Mapping[int, Evaluator]) -> dict[int, list[str]]:

@@ -1,20 +1,23 @@
 """Greedy answers of several slots at once.
 
-The rows of all slots are one batch, each with its own slot's updates; rows that have come to their
-end leave it. Token for token what `generate` gives for each row alone.
+The rows of all slots are one batch, each with its own slot's updates, prompt and prefix; rows that
+have come to their end leave it. Token for token what `generate` gives for each row alone.
+
+Shape suffixes: B rows, T tokens of this call, S columns so far (prefix, padding, tokens), W columns
+of the whole answer, H hidden.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor
-
-from raytune_glm.data.collation import collate
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from raytune_glm.models.chatglm.prefix import Prefix
     from raytune_glm.packing.pack import Pack
 
 SHRINK_SHARE = 0.2
@@ -43,15 +46,14 @@ def generate_together(
         Slot -> ids of each answer, its end among them.
     """
     slots = [slot for slot, texts in prompts.items() for _ in texts]
-    texts = [{"input_ids": ids} for own in prompts.values() for ids in own]
-    batch = collate(texts, pad_token_id=pad_token_id, padding_side="left")
+    texts = [ids for own in prompts.values() for ids in own]
     answers: list[list[int]] = [[] for _ in slots]
-    rows = _Rows(batch["input_ids"].to(pack.device), batch["attention_mask"].to(pack.device), slots)
     ends = torch.tensor(sorted(stops), device=pack.device)
     with torch.inference_mode(), pack.evaluating():
+        rows = _Rows(pack, slots, texts, room=max_new_tokens, pad_token_id=pad_token_id)
         for _ in range(max_new_tokens):
             with pack.rows_of(rows.slots):
-                chosen_B = rows.next_tokens(pack.shared)
+                chosen_B = rows.next_tokens()
             for row, token in zip(rows.numbers, chosen_B.tolist(), strict=True):
                 if row is not None:
                     answers[row].append(token)
@@ -65,38 +67,128 @@ def generate_together(
 
 
 class _Rows:
-    """A batch of rows that are being answered, with their cache."""
+    """A batch of rows that are being answered, with their cache.
 
-    def __init__(self, input_ids_BT: Tensor, mask_BS: Tensor, slots: Sequence[int]) -> None:
+    Columns are the longest prefix, then the longest row; what is shorter stands to the right.
+    """
+
+    def __init__(
+        self,
+        pack: Pack,
+        slots: Sequence[int],
+        texts: Sequence[Sequence[int]],
+        *,
+        room: int,
+        pad_token_id: int,
+    ) -> None:
         from transformers.cache_utils import DynamicCache
 
-        self._ids_BT = input_ids_BT
-        self._mask_BS = mask_BS
-        self._cache = DynamicCache()
         self.slots = list(slots)
         self.numbers: list[int | None] = list(range(len(slots)))
         """Number of each row of the batch; None for one that is over."""
+        self._pack = pack
+        self._num_prefix = max(pack.slots[slot].num_prefix for slot in slots)
+        starts = self._lay_out(texts, room=room, pad_token_id=pad_token_id)
+        self._cache = DynamicCache()
+        if self._num_prefix:
+            self._seed_cache()
+        self._inputs: dict[str, Tensor] = {"input_ids": self._ids_BT}
+        if any(pack.slots[slot].num_virtual for slot in slots):
+            self._inputs = {"inputs_embeds": self._embedded(starts)}
+
+    def _lay_out(
+        self, texts: Sequence[Sequence[int]], *, room: int, pad_token_id: int
+    ) -> list[int]:
+        """Fill the rows' ids, places and masks; give each row's first column after the prefix."""
+        own = [self._pack.slots[slot] for slot in self.slots]
+        lengths = [slot.num_virtual + len(ids) for slot, ids in zip(own, texts, strict=True)]
+        longest, num_rows = max(lengths), len(texts)
+        starts = [longest - length for length in lengths]
+        ids = np.full((num_rows, longest), pad_token_id)
+        is_token = np.zeros((num_rows, self._num_prefix + longest), dtype=bool)
+        is_context = np.zeros_like(is_token)
+        places: list[np.ndarray[Any, Any]] = []
+        for row, (number, slot, text, start) in enumerate(
+            zip(self.slots, own, texts, starts, strict=True)
+        ):
+            ids[row, longest - len(text) :] = text
+            first = self._num_prefix + start
+            is_token[row, self._num_prefix - slot.num_prefix : self._num_prefix] = True
+            is_token[row, first:] = True
+            # The places of the tokens that will follow, too.
+            own_places, context = self._pack.places(number, [*text, *[pad_token_id] * room])
+            is_context[row, first : first + context] = True
+            places.append(np.pad(own_places, [(0, 0)] * (own_places.ndim - 1) + [(start, 0)]))
+        device = self._pack.device
+        self._ids_BT = torch.as_tensor(ids, device=device)
+        self._is_token_BS = torch.as_tensor(is_token, device=device)
+        self._is_context_BS = torch.as_tensor(is_context, device=device)
+        self._places_BW = torch.as_tensor(np.stack(places), device=device)
+        """[B, W], or [B, 2, W] where there are two streams of them."""
+        return starts
+
+    def _seed_cache(self) -> None:
+        """Put each row's prefix into the cache, nothing where it has none."""
+        prefixes: dict[int, Prefix] = {}
+        for number in dict.fromkeys(self.slots):
+            encoder = self._pack.slots[number].prefix_encoder
+            if encoder is not None:
+                prefixes[number] = encoder.eval()(1, self._pack.base.dtype)
+        for layer, shapes in enumerate(next(iter(prefixes.values()))):
+            halves = []
+            for half, like in enumerate(shapes):
+                _, heads, _, size = like.shape
+                filled = like.new_zeros(len(self.slots), heads, self._num_prefix, size)
+                for row, number in enumerate(self.slots):
+                    if number in prefixes:
+                        values = prefixes[number][layer][half]
+                        filled[row, :, self._num_prefix - values.shape[2] :] = values[0]
+                halves.append(filled)
+            self._cache.update(halves[0], halves[1], layer)
+
+    def _embedded(self, starts: Sequence[int]) -> Tensor:
+        """The embedding of every column, learnt ones where they belong."""
+        words: nn.Module = self._pack.shared.get_input_embeddings()
+        embedded_BTH: Tensor = words(self._ids_BT)
+        for row, (number, start) in enumerate(zip(self.slots, starts, strict=True)):
+            prompt = self._pack.slots[number].prompt
+            if prompt is not None:
+                embedded_BTH[row, start : start + prompt.num_embeddings] = prompt.weight
+        return embedded_BTH
 
     @property
     def are_over(self) -> bool:
         return all(number is None for number in self.numbers)
 
-    def next_tokens(self, model: torch.nn.Module) -> Tensor:
+    def next_tokens(self) -> Tensor:
         """Choose the next token of each row, and take it as the next input."""
-        num_tokens = self._ids_BT.shape[1]
-        positions_BT = (self._mask_BS.cumsum(-1) - 1).clamp(min=0)[:, -num_tokens:]
-        logits_B1V = model(
-            input_ids=self._ids_BT,
-            attention_mask=self._mask_BS,
-            position_ids=positions_BT,
+        stop = self._is_token_BS.shape[1]
+        start = int(self._cache.get_seq_length())
+        places = self._places_BW[..., start - self._num_prefix : stop - self._num_prefix]
+        logits_B1V = self._pack.shared(
+            **self._inputs,
+            attention_mask=self._mask(start),
+            position_ids=places,
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
         ).logits
         chosen_B: Tensor = logits_B1V[:, -1].argmax(-1)
-        self._ids_BT = chosen_B[:, None]
-        self._mask_BS = torch.nn.functional.pad(self._mask_BS, (0, 1), value=1)
+        self._inputs = {"input_ids": chosen_B[:, None]}
+        self._is_token_BS = nn.functional.pad(self._is_token_BS, (0, 1), value=True)
+        self._is_context_BS = nn.functional.pad(self._is_context_BS, (0, 1), value=False)
         return chosen_B
+
+    def _mask(self, start: int) -> Tensor:
+        """Which columns are tokens; of models that read contexts whole, what no query may see."""
+        if not self._pack.reads_contexts_whole:
+            return self._is_token_BS.long()
+        columns_S = torch.arange(self._is_token_BS.shape[1], device=self._pack.device)
+        queries_T1 = columns_S[start:, None]
+        seen_BTS = (columns_S <= queries_T1) | self._is_context_BS[:, None]
+        # A pad sees itself, so that no row of scores is empty.
+        allowed_BTS = (seen_BTS & self._is_token_BS[:, None]) | (columns_S == queries_T1)
+        return ~allowed_BTS[:, None]
 
     def end(self, over_B: Tensor) -> None:
         """Note which rows have come to their end; drop them once they are many."""
@@ -106,8 +198,11 @@ class _Rows:
         kept = [place for place, number in enumerate(self.numbers) if number is not None]
         if not kept or len(kept) > (1 - SHRINK_SHARE) * len(self.numbers):
             return
-        chosen = torch.tensor(kept, device=self._ids_BT.device)
-        self._ids_BT, self._mask_BS = self._ids_BT[chosen], self._mask_BS[chosen]
+        chosen = torch.tensor(kept, device=self._pack.device)
+        self._inputs = {name: values[chosen] for name, values in self._inputs.items()}
+        self._is_token_BS = self._is_token_BS[chosen]
+        self._is_context_BS = self._is_context_BS[chosen]
+        self._places_BW = self._places_BW[chosen]
         self._cache.batch_select_indices(chosen)
         self.slots = [self.slots[place] for place in kept]
         self.numbers = [self.numbers[place] for place in kept]

@@ -25,6 +25,7 @@ from raytune_glm.packing.passes import RowsPass, SlotPass
 from raytune_glm.packing.slot import Slot, twin
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
     from raytune_glm.config import RunConfig
@@ -82,10 +83,16 @@ class Pack:
         if name not in self._copied:
             self._copied.add(name)
             base = self.shared.get_submodule(name)
-            self.shared.set_submodule(name, SharedCopies(base, lambda: self._parts(name)))
+            # Inside a shared linear, whose terms count the tokens of all slots.
+            inner = base.base if isinstance(base, SharedLinear) else base
+            copies = SharedCopies(inner, lambda inputs: self._parts(name, inputs))
+            if isinstance(base, SharedLinear):
+                base.base = copies
+            else:
+                self.shared.set_submodule(name, copies)
 
-    def _parts(self, name: str) -> Sequence[Part]:
-        return [] if self._pass is None else self._pass.parts(name)
+    def _parts(self, name: str, inputs: Tensor) -> Sequence[Part]:
+        return [] if self._pass is None else self._pass.parts(name, inputs)
 
     def _terms(self, name: str, inputs: Tensor) -> Sequence[Term]:
         return [] if self._pass is None else self._pass.terms(name, inputs)
@@ -186,28 +193,43 @@ class Pack:
         elif not on and self.shared.is_activation_checkpointing:
             self.shared.activation_checkpointing_disable()
 
+    @property
+    def reads_contexts_whole(self) -> bool:
+        """Whether every token of a row sees all of the row's context, as in ChatGLM-6B."""
+        return hasattr(self.base, "row_places")
+
+    def places(self, number: int, input_ids: Sequence[int]) -> tuple[NDArray[np.int64], int]:
+        """Work out the positions of a slot's row, and how many of its tokens are context.
+
+        Args:
+            number: The slot.
+            input_ids: The row's own ids.
+
+        Returns:
+            [virtual tokens + ids], or [2, ids] where the model has two streams of them; and the
+            count, 0 where the context is read as all else is.
+        """
+        if self.reads_contexts_whole:
+            base: Any = self.base
+            found: tuple[NDArray[np.int64], int] = base.row_places(input_ids)
+            return found
+        slot = self.slots[number]
+        first = 0 if self.family.has_own_prefix else slot.num_prefix
+        return np.arange(first, first + slot.num_virtual + len(input_ids)), 0
+
     def _line(self, batches: Mapping[int, Sequence[DataRow]]) -> Line:
-        places_of = getattr(self.base, "row_places", None)
         rows = []
         for number, batch in batches.items():
             slot = self.slots[number]
-            num_virtual = 0 if slot.prompt is None else slot.prompt.num_embeddings
-            encoder = slot.prefix_encoder
-            num_prefix = 0 if encoder is None else encoder.embedding.num_embeddings
-            first = 0 if self.family.has_own_prefix else num_prefix
             for row in batch:
-                length = num_virtual + len(row["input_ids"])
-                if places_of is None:
-                    positions, context = np.arange(first, first + length), 0
-                else:
-                    positions, context = places_of(row["input_ids"])
+                positions, context = self.places(number, row["input_ids"])
                 rows.append(
                     Row(
                         slot=number,
                         input_ids=row["input_ids"],
                         labels=row["labels"],
-                        num_virtual=num_virtual,
-                        num_prefix=num_prefix,
+                        num_virtual=slot.num_virtual,
+                        num_prefix=slot.num_prefix,
                         positions=positions,
                         context=context,
                     )

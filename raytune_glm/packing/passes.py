@@ -85,8 +85,9 @@ class SlotPass:
             for layer in zip(*parts, strict=True)
         ]
 
-    def parts(self, name: str) -> list[Part]:
+    def parts(self, name: str, inputs: Tensor) -> list[Part]:
         """The places of the line, by the module that each goes through."""
+        del inputs  # the line itself knows them
         return joined(
             [
                 Part(
@@ -137,11 +138,12 @@ class RowsPass:
         for row, owner in enumerate(owners):
             self._spans[owner] = (self._spans.get(owner, (row, row))[0], row + 1)
 
-    def parts(self, name: str) -> list[Part]:
-        """The rows of the batch, by the module that each goes through."""
+    def parts(self, name: str, inputs: Tensor) -> list[Part]:
+        """The tokens of the batch, by the module that each goes through."""
+        width = inputs.shape[1]
         return joined(
             [
-                Part(length=last - first, copy=self._slots[number].copies.get(name))
+                Part(length=(last - first) * width, copy=self._slots[number].copies.get(name))
                 for number, (first, last) in self._spans.items()
             ]
         )

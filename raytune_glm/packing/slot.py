@@ -139,6 +139,16 @@ class Slot:
         ]
 
     @property
+    def num_virtual(self) -> int:
+        """Learnt tokens before those of each row."""
+        return 0 if self.prompt is None else self.prompt.num_embeddings
+
+    @property
+    def num_prefix(self) -> int:
+        """Learnt keys and values before the first token of every layer."""
+        return 0 if self.prefix_encoder is None else self.prefix_encoder.embedding.num_embeddings
+
+    @property
     def trainable_parameters(self) -> int:
         """Parameters that train."""
         return self._master.numel()

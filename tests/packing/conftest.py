@@ -27,7 +27,7 @@ _NARROW: dict[str, dict[str, int]] = {
 """Half as wide as the methods' bases. AdamW turns the sign of a gradient that is nothing but
 rounding into a whole step, and the wider the base, the more such gradients in 40 steps: on the
 methods' bases one weight of 320 ended 1.4e-5 from its solo run, on these none more than 1e-5."""
-_GMASK_SOP = [81, 84]
+GMASK_SOP = [81, 84]
 """What ends a context in the tiny ChatGLM-6B; ordinary ids to the others."""
 
 
@@ -56,7 +56,7 @@ def steps_of(run: RunConfig, steps: int = STEPS) -> list[list[list[DataRow]]]:
     random = np.random.Generator(np.random.PCG64(run.train.seed))
 
     def row() -> DataRow:
-        source = random.integers(5, 79, random.integers(2, 9)).tolist() + _GMASK_SOP
+        source = random.integers(5, 79, random.integers(2, 9)).tolist() + GMASK_SOP
         answer = random.integers(5, 79, random.integers(2, 9)).tolist()
         return {"input_ids": source + answer, "labels": [-100] * len(source) + answer}
 

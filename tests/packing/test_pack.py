@@ -17,12 +17,24 @@ from raytune_glm.errors import NonFiniteLossError
 from raytune_glm.models import inspect_folder, load_model
 from raytune_glm.packing.generation import generate_together
 from raytune_glm.packing.pack import Pack
-from tests.packing.conftest import Base, Packed, num_labels, run_of, solo, steps_of, train_pass
+from tests.packing.conftest import (
+    GMASK_SOP,
+    Base,
+    Packed,
+    num_labels,
+    run_of,
+    solo,
+    steps_of,
+    train_pass,
+)
 from tests.shipped import MODEL
 
 _OF_BASE = {"learning_rate": 0.001, "adam_epsilon": 1e-4}
 """For biases of keys, which a softmax does not see: their gradient is nothing but rounding, and
 AdamW's usual epsilon would make steps of it."""
+_PREFIX = {"name": "p_tuning_v2", "num_virtual_tokens": 3, "projection": False}
+_LONG_PREFIX = {"name": "p_tuning_v2", "num_virtual_tokens": 6, "projection": True}
+_LORA = {"name": "lora", "rank": 4, "target_modules": "all"}
 TRIALS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"name": "lora", "rank": 2, "dropout": 0.3}, {"seed": 1}),
     ({"name": "lora", "rank": 5, "target_modules": "all"}, {"seed": 2, "learning_rate": 0.002}),
@@ -226,22 +238,65 @@ def test_evaluation_is_that_of_the_trial_alone_and_leaves_no_trace(base: Base) -
     _assert_as_alone(base, trials[1])
 
 
-def test_answers_of_trials_together_are_those_of_each_alone(bases: dict[str, Base]) -> None:
-    """Low-rank updates and layers of their own side by side in one batch."""
+def test_updates_stay_on_their_own_rows_behind_a_trial_that_has_copies(
+    bases: dict[str, Base],
+) -> None:
+    """Together they are only evaluated; layers that one trains are linears that others update."""
     base = bases["chatglm3"]
     pack = Pack(base.load(), base.family)
-    methods = [
-        {"name": "lora", "rank": 4, "target_modules": "all"},
-        {"name": "freeze", "num_trainable_layers": 1},
-        {"name": "freeze", "num_trainable_layers": 2},
-    ]
+    methods = [_LORA, {"name": "freeze", "num_trainable_layers": 2}, _LORA, _PREFIX]
     trials = [
-        Packed(pack, number, run_of(base, method, seed=number, learning_rate=0.01))
+        Packed(pack, number, run_of(base, method, seed=number, learning_rate=0.03))
         for number, method in enumerate(methods)
     ]
     for _ in range(10):
         train_pass(pack, trials)
-    prompts = {trial.number: [[5, 6, 7, 8], [9, 10]] for trial in trials}
+    together = pack.loss_sums({trial.number: trial.rows for trial in trials})
+    for trial in trials:
+        model: Any = trial.slot.model.eval()
+        with torch.inference_mode():
+            batch = collate(trial.rows, pad_token_id=0)
+            expected = model(**batch, use_cache=False).loss * num_labels(trial.rows)
+        assert together[trial.number] == pytest.approx(float(expected), rel=1e-5)
+        [alone] = generate_together(
+            pack, {trial.number: [[5, 6, 7]]}, stops=[2], max_new_tokens=4, pad_token_id=0
+        )[trial.number]
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([[5, 6, 7, *alone[:-1]]]), use_cache=False).logits
+        assert alone == logits[0, 2:].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "methods"),
+    [
+        (
+            "chatglm3",
+            [
+                _LORA,
+                _PREFIX,
+                {"name": "freeze", "num_trainable_layers": 2},
+                {"name": "prompt_tuning", "num_virtual_tokens": 5},
+                _LONG_PREFIX,
+            ],
+        ),
+        ("chatglm", [_LORA, _LONG_PREFIX, _PREFIX]),
+        ("qwen2", [_PREFIX, {"name": "prompt_tuning", "num_virtual_tokens": 2}, _LORA]),
+    ],
+)
+def test_answers_of_trials_together_are_those_of_each_alone(
+    bases: dict[str, Base], architecture: str, methods: list[dict[str, Any]]
+) -> None:
+    """What each has learnt, of whatever kind, acts on its own rows of one batch."""
+    base = bases[architecture]
+    pack = Pack(base.load(), base.family)
+    trials = [
+        Packed(pack, number, run_of(base, method, seed=number, learning_rate=0.03))
+        for number, method in enumerate(methods)
+    ]
+    for _ in range(20):
+        train_pass(pack, trials)
+    ends = GMASK_SOP if architecture == "chatglm" else []
+    prompts = {trial.number: [[5, 6, 7, 8, *ends], [9, 10, *ends]] for trial in trials}
     found = generate_together(pack, prompts, stops=[2], max_new_tokens=12, pad_token_id=0)
     assert len({str(answers) for answers in found.values()}) == len(trials)
     for trial in trials:
