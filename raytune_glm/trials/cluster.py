@@ -99,7 +99,8 @@ def place(sweep: SweepConfig, *, precisions: Collection[str], execution: Executi
             packs=PackPlacement(
                 per_host=tuple(hosts),
                 pack_size=size,
-                is_forced=sweep.run.pack_size is not None,
+                is_forced=sweep.run.pack_size is not None
+                or sweep.search.scheduler.wants_all_at_once,
             ),
         )
     limit = sweep.search.max_concurrent or fitting
