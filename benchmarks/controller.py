@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
+from ray.tune import Callback
 from ways import environment
 
 KEY = b"nothing"
@@ -66,6 +67,15 @@ def _answer(connection: Connection) -> None:
         connection.close()
 
 
+class Watch(Callback):
+    """Has nothing to tell."""
+
+    room = sys.maxsize
+
+    def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
+        return Callback, ()
+
+
 class Host:
     """Stands for the pack hosts of a sweep."""
 
@@ -76,6 +86,10 @@ class Host:
     def attachment(self, trial_id: str, attach: dict[str, Any]) -> dict[str, Any]:
         """A trial's configuration."""
         return {"door": str(self._door), "key": KEY, "attach": attach, "visit": trial_id}
+
+    def watch(self, progress: Any) -> Watch:
+        """What tells of the hosts."""
+        return Watch()
 
     def release(self, trial_id: str) -> None:
         """Forget a trial that is over: nothing is remembered."""

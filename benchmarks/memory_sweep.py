@@ -71,9 +71,11 @@ def main() -> int:
             stderr=subprocess.STDOUT,
         )
         door = folder / "memory/ray/hosts/0.json"
-        while not door.exists() and process.poll() is None:
+        while process.poll() is None and "address" not in _read(door):
             time.sleep(0.1)
-        host = _listener(json.loads(door.read_text(encoding="utf-8"))["address"][1])
+        if process.poll() is not None:
+            sys.exit(f"the sweep ended before its host was up: see {output.name}")
+        host = psutil.Process(_read(door)["pid"])
         limit = host.memory_info().vms + int(arguments.room)
         resource.prlimit(host.pid, resource.RLIMIT_AS, (limit, limit))
         print(f"the host, process {host.pid}, has {limit / 1e9:.2f} GB of addresses", flush=True)
@@ -81,14 +83,9 @@ def main() -> int:
     return _judge(folder, status, room=arguments.room)
 
 
-def _listener(port: int) -> psutil.Process:
-    """The process that listens on a port of this machine."""
-    [found] = [
-        c.pid
-        for c in psutil.net_connections("tcp")
-        if c.status == psutil.CONN_LISTEN and c.laddr.port == port
-    ]
-    return psutil.Process(found)
+def _read(door: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(door.read_text("utf-8")) if door.exists() else {}
+    return found
 
 
 def _judge(folder: Path, status: int, *, room: float) -> int:

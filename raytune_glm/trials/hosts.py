@@ -2,34 +2,38 @@
 
     results/<name>/ray/hosts/
       0.json   the host's address      0.log   what it had to say      0.pace.json   measured
+      0.controller.json   which process starts it again, once it has died
 
-Read next: `raytune_glm.packing.server`, `packed`.
+A host whose process dies is started again, and its trials wait for it. Where its node is gone with
+it, they go on with another host at once, from their last checkpoints.
+
+Read next: `host`, `packed`.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
 import secrets
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raytune_glm import files
-from raytune_glm.config import RunConfig, SweepConfig, run_of
+from raytune_glm.config import SweepConfig, run_of
+from raytune_glm.processes import ProcessMark
 from raytune_glm.trials.cluster import Placement
+from raytune_glm.trials.host import controller_mark, host_trainer, serve
 from raytune_glm.trials.pacing import HostWatch, pace_file
 from raytune_glm.trials.packed import RETRY_SECONDS, HostGoneError, connect
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import ResultsFolder
-from raytune_glm.trials.trainable import hide_unreserved_gpus, log_to
-
-if TYPE_CHECKING:
-    from ray.train.torch import TorchTrainer
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +80,7 @@ class Hosts:
         for number in range(len(self._packs.per_host)):
             self._door(number).unlink(missing_ok=True)
             pace_file(self._door(number)).unlink(missing_ok=True)
+            self._controller_file(number).unlink(missing_ok=True)
             thread = threading.Thread(target=self._keep, args=(number,), name=f"pack-host-{number}")
             thread.daemon = True
             thread.start()
@@ -91,14 +96,17 @@ class Hosts:
     def _door(self, number: int) -> Path:
         return self._folder / f"{number}.json"
 
+    def _controller_file(self, number: int) -> Path:
+        return self._folder / f"{number}.controller.json"
+
     def _keep(self, number: int) -> None:
         """Run one host under Ray Train, which starts it again where its process dies."""
         import ray.train
 
         resources = self._packs.per_host[number]
         try:
-            _host_trainer()(
-                host,
+            host_trainer()(
+                serve,
                 train_loop_config={
                     "run": self._run.model_dump(mode="json"),
                     "door": str(self._door(number)),
@@ -117,21 +125,24 @@ class Hosts:
                     name=f"pack-host-{number}",
                     storage_path=str(self._results.root / "ray"),
                     failure_config=ray.train.FailureConfig(max_failures=self._run.run.max_failures),
+                    callbacks=[controller_mark(self._controller_file(number))],  # type: ignore[list-item]  # Ray's own
                 ),
             ).fit()
         except Exception as error:
             log.exception("pack host %d ended", number)
-            # Those that wait at its door, or come to it later, learn that it will not open.
-            files.write_json(self._door(number), {"error": str(error).strip()})
+            if "moved" not in self._seen(number):
+                # Those that wait at its door, or come to it later, learn that it will not open.
+                files.write_json(self._door(number), {"error": str(error).strip()})
 
     def watch(self, progress: Progress) -> HostWatch:
         """Give what tells of the hosts' measurements while Ray Tune runs."""
-        return HostWatch(self._results, self._packs, progress, folder=self._folder)
+        return HostWatch(
+            self._results, self._packs, progress, folder=self._folder, look_after=self.look_after
+        )
 
     def attachment(self, trial_id: str, attach: dict[str, Any]) -> dict[str, Any]:
         """Choose the host of a trial, the least busy one; give the trial's configuration."""
-        busy = Counter(visit.host for visit in self._visits.values())
-        number = min(range(len(self._packs.per_host)), key=lambda host: busy[host])
+        number = self._least_busy(self._in_service() or range(len(self._packs.per_host)))
         visit = _Visit(host=number, name=f"{trial_id}-{next(self._visit_numbers)}")
         self._visits[trial_id] = visit
         return {
@@ -140,6 +151,45 @@ class Hosts:
             "attach": attach,
             "visit": visit.name,
         }
+
+    def _least_busy(self, numbers: Collection[int]) -> int:
+        busy = Counter(visit.host for visit in self._visits.values())
+        return min(numbers, key=lambda host: busy[host])
+
+    def _in_service(self) -> list[int]:
+        """The hosts that serve trials, or are coming up to."""
+        numbers = range(len(self._packs.per_host))
+        return [host for host in numbers if self._seen(host).keys().isdisjoint({"moved", "error"})]
+
+    def _seen(self, number: int) -> dict[str, Any]:
+        """What is on a host's door; nothing before the host has come."""
+        door = self._door(number)
+        found: dict[str, Any] = json.loads(door.read_text("utf-8")) if door.exists() else {}
+        return found
+
+    def look_after(self) -> dict[int, str]:
+        """Send the trials of hosts that are gone with their nodes to other hosts.
+
+        Where there is no other, they wait until theirs is started again.
+
+        Returns:
+            Host -> what became of its trials, for those whose trials were sent away just now.
+        """
+        import ray
+
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        here = self._in_service()
+        gone = [host for host in here if self._seen(host).get("node", "") not in {"", *alive}]
+        others = [host for host in here if host not in gone]
+        found = {}
+        for host in gone if others else ():
+            other = self._least_busy(others)
+            files.write_json(self._door(host), {"moved": str(self._door(other))})
+            moved = [trial for trial, visit in self._visits.items() if visit.host == host]
+            for trial in moved:
+                self._visits[trial] = replace(self._visits[trial], host=other)
+            found[host] = f"with its node; {len(moved)} trial(s) go on with host {other}"
+        return found
 
     def release(self, trial_id: str) -> None:
         """Take the slot of a trial that is over or set aside: its process may hold on to it."""
@@ -177,60 +227,14 @@ class Hosts:
         """Send the hosts home."""
         for number in range(len(self._threads)):
             self._tell(number, {"close": True})
-        for thread in self._threads:
-            thread.join(CLOSING_SECONDS)
+        for number, thread in enumerate(self._threads):
+            thread.join(0 if "moved" in self._seen(number) else CLOSING_SECONDS)
+            if thread.is_alive():
+                self._give_up(number)
+                thread.join(CLOSING_SECONDS)
 
-
-def _host_trainer() -> type[TorchTrainer]:
-    """Ray Train's trainer without two processes that hosts have no use for.
-
-    One deals out Ray datasets. The other gives devices back where a trainer is killed, and a worker
-    group waits until that process is up; hosts end with the sweep, and what they hold with them.
-    """
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-    from ray.train.v2._internal.callbacks.placement_group_callback import (
-        PlacementGroupCleanerCallback,
-    )
-
-    class HostTrainer(TorchTrainer):
-        def _create_default_callbacks(self) -> list[Any]:
-            unused = (DatasetsCallback, PlacementGroupCleanerCallback)
-            made = super()._create_default_callbacks()  # type: ignore[misc]  # no public way
-            return [callback for callback in made if not isinstance(callback, unused)]
-
-    return HostTrainer
-
-
-def host(config: dict[str, Any]) -> None:
-    """Be a pack host, in a Ray Train worker, until told to close."""
-    import ray.util
-
-    hide_unreserved_gpus(config["resources"])
-    door = Path(config["door"])
-    log_to(door.with_suffix(".log"))
-    files.write_json(door, {"pid": os.getpid()})
-
-    import peft  # noqa: F401  # seconds, for which the first trial would wait
-    import torch
-
-    from raytune_glm.engine.process import choose_accelerator, keep_freed_memory
-    from raytune_glm.packing.runner import PackRunner
-    from raytune_glm.packing.server import PackServer
-
-    torch.set_num_threads(max(1, int(config["resources"].get("CPU", 1))))
-    keep_freed_memory()
-    runner = PackRunner(
-        choose_accelerator(),
-        pack_size=config["pack_size"],
-        is_forced=config["is_forced"],
-        tell=lambda pace: files.write_json(pace_file(door), pace.as_json()),
-    )
-    server = PackServer(runner, ray.util.get_node_ip_address(), config["key"])
-    runner.load(RunConfig.model_validate(config["run"]), Path(config["data_cache"]))
-    files.write_json(door, {"address": server.address, "pid": os.getpid()})
-    try:
-        runner.run()
-    finally:
-        server.close()
-        door.unlink(missing_ok=True)
+    def _give_up(self, number: int) -> None:
+        """End the wait for a host that died and for which there is no room: its controller's."""
+        file = self._controller_file(number)
+        if file.exists():
+            ProcessMark(**json.loads(file.read_text(encoding="utf-8"))).kill()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,13 @@ class HostWatch(Callback):
     """Looks for what hosts measured, while Ray Tune runs."""
 
     def __init__(
-        self, results: ResultsFolder, packs: PackPlacement, progress: Progress, *, folder: Path
+        self,
+        results: ResultsFolder,
+        packs: PackPlacement,
+        progress: Progress,
+        *,
+        folder: Path,
+        look_after: Callable[[], dict[int, str]],
     ) -> None:
         """Watch the hosts whose doors are in `folder`.
 
@@ -42,7 +49,9 @@ class HostWatch(Callback):
             packs: How many hosts there are, and their largest pack.
             progress: Where to tell of it.
             folder: Where the hosts write.
+            look_after: Finds hosts that are gone, and says what became of their trials.
         """
+        self._look_after = look_after
         self._results = results
         self._packs = packs
         self._progress = progress
@@ -55,6 +64,8 @@ class HostWatch(Callback):
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_EVERY_S
             self._look()
+            for number, what in self._look_after().items():
+                self._progress.lost(number, what)
 
     def _look(self) -> None:
         for number in range(len(self._packs.per_host)):

@@ -25,7 +25,7 @@ class HostGoneError(Exception):
 
 
 def connect(door: Path, key: bytes, *, patience: float = PATIENCE_SECONDS) -> Connection:
-    """Connect to a host once it is there.
+    """Connect to a host once it is there, or to the one that took over from it.
 
     Args:
         door: The file where the host writes its address.
@@ -42,6 +42,9 @@ def connect(door: Path, key: bytes, *, patience: float = PATIENCE_SECONDS) -> Co
             found = json.loads(door.read_text(encoding="utf-8"))
             if "error" in found:
                 raise HostGoneError(f"the pack host ended: {found['error']}")
+            if "moved" in found:
+                door = Path(found["moved"])
+                continue
             if "address" not in found:
                 raise ConnectionError("it is loading its base")
             host, port = found["address"]

@@ -69,6 +69,10 @@ class Progress:
         """A host has measured how many trials should share a pass."""
         self._line("blue", f"host {host}", "measured", what)
 
+    def lost(self, host: int, what: str) -> None:
+        """A host is gone, and what became of its trials."""
+        self._line("red", f"host {host}", "gone", what)
+
     def grew(self, num_trials: int) -> None:
         """The sweep has more trials than it began with."""
         self._num_trials = num_trials

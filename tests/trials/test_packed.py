@@ -51,6 +51,20 @@ def test_a_stopped_trial_trains_no_further_and_the_next_one_hears_nothing_of_it(
     trial.stop()
 
 
+def test_a_trial_whose_host_is_gone_for_good_goes_on_with_the_host_that_took_over(
+    host: Host, tmp_path: Path
+) -> None:
+    told = reports(host.attach("trial"), 1)
+    host.dismiss(host.visits["trial"])
+    gone = tmp_path / "gone.json"
+    files.write_json(gone, {"moved": str(tmp_path / "door.json")})
+    trial = PackedTrial({**config(host, "trial"), "door": str(gone)})
+    assert [trial.step()["step"] for _ in range(2)] == [3, 6]
+    lines = (host.folder("trial") / "worker.log").read_text(encoding="utf-8")
+    assert f"of a pack at step {told[0]['step']} of 6" in lines
+    trial.stop()
+
+
 def test_a_copy_of_a_trial_at_its_end_is_done_at_once(host: Host) -> None:
     reports(host.attach("parent"), 2)
     shutil.copytree(host.folder("parent"), host.folder("copy"))
