@@ -2,11 +2,12 @@
 
     python benchmarks/memory_sweep.py /tmp/memory
 
-Runs a packed sweep over LoRA's rank, up to ranks that take gigabytes, and bounds the address space
-of its pack host (RLIMIT_AS) as soon as that stands, so that allocations really fail. Then it looks
-at what the sweep left: it came to its end, the trials without room went down the whole ladder and
-are INFEASIBLE, every trial that ran kept its effective batch, and the sampler proposed the region
-less often as it learnt. The result is printed and written to `memory.json` in the folder.
+Runs a packed sweep over the length of a learnt prefix, up to those that take gigabytes, and bounds
+the address space of its pack host (RLIMIT_AS) as soon as that stands, so that allocations really
+fail. Then it looks at what the sweep left: it came to its end, the trials without room went down
+the whole ladder and are INFEASIBLE, every trial that ran kept its effective batch, and the sampler
+proposed the region less often as it learnt. The result is printed and written to `memory.json` in
+the folder.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ BATCH = 4
 SWEEP: dict[str, Any] = {
     "model": {"path": str(MODEL)},
     "data": data(max_length=96, max_source_length=64, max_train_rows=64, max_dev_rows=8),
-    "method": {"name": "lora", "alpha": 16, "rank_stabilized": True},
+    "method": {"name": "p_tuning_v2"},
     "train": {
         "max_steps": 3,
         "batch_size": BATCH,
@@ -43,7 +44,7 @@ SWEEP: dict[str, Any] = {
     "search": {
         "metric": "eval_loss",
         "space": {
-            "method.rank": {"int_range": [4, 16384], "log": True},
+            "method.num_virtual_tokens": {"int_range": [8, 524288], "log": True},
             "train.learning_rate": {"log_range": [1e-4, 1e-2]},
         },
     },
@@ -105,8 +106,8 @@ def _judge(folder: Path, status: int, *, room: float) -> int:
         "ladder_of_infeasible": sorted({json.dumps(row["ladder"]) for row in infeasible}),
         "ladder_of_complete": sorted({json.dumps(row["ladder"]) for row in ran}),
         "effective_batches": sorted({_batch(root, row) for row in rows}),
-        "smallest_rank_without_room": min((_rank(row) for row in infeasible), default=None),
-        "largest_rank_with_room": max((_rank(row) for row in ran), default=None),
+        "shortest_without_room": min((_length(row) for row in infeasible), default=None),
+        "longest_with_room": max((_length(row) for row in ran), default=None),
         "infeasible_share": {
             "first third": _share(rows[:third]),
             "second third": _share(rows[third : 2 * third]),
@@ -130,9 +131,9 @@ def _judge(folder: Path, status: int, *, room: float) -> int:
     return 0 if good else 1
 
 
-def _rank(row: dict[str, Any]) -> int:
-    rank: int = row["params"]["method.rank"]
-    return rank
+def _length(row: dict[str, Any]) -> int:
+    length: int = row["params"]["method.num_virtual_tokens"]
+    return length
 
 
 def _share(rows: list[dict[str, Any]]) -> float:
