@@ -229,9 +229,10 @@ def simulate(task: Surrogate, arm: Arm, seed: int) -> Sweep:
     return sweep
 
 
-OURS, RAYS = "ours, tpe + asha", "Ray's OptunaSearch + asha"
+OURS, RAYS = "ours, forecast + asha", "Ray's OptunaSearch + asha"
 ARMS: dict[str, Callable[[Surrogate, Path, int], Arm]] = {
-    OURS: lambda task, folder, seed: Ours(task, folder, seed, "tpe", ASHA),
+    OURS: lambda task, folder, seed: Ours(task, folder, seed, "forecast", ASHA),
+    "ours, tpe + asha": lambda task, folder, seed: Ours(task, folder, seed, "tpe", ASHA),
     RAYS: lambda task, folder, seed: Rays(task, seed),
     "random + asha": lambda task, folder, seed: Ours(task, folder, seed, "random", ASHA),
     "random": lambda task, folder, seed: Ours(task, folder, seed, "random", FIFO),

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from raytune_glm.search.confirm import ConfirmSettings
 from raytune_glm.search.pairs import bad_pairs
 from raytune_glm.search.quantities import QUANTITIES
-from raytune_glm.search.samplers import Sampler, TPESettings
+from raytune_glm.search.samplers import ForecastSettings, Sampler
 from raytune_glm.search.schedulers import FIELD_OF, FIFOSettings, Scheduler, Unit
 from raytune_glm.space import Space, locate
 
@@ -74,7 +74,7 @@ class SearchSettings(_Settings):
     limits: dict[str, float] = Field(default_factory=dict)
     """Metric or other quantity -> the worst value that is acceptable: the most, or of a metric
     where more is better the least. A trial beyond one is INFEASIBLE and cannot win."""
-    sampler: Sampler = TPESettings()
+    sampler: Sampler = ForecastSettings()
     """Who proposes trials."""
     scheduler: Scheduler = FIFOSettings()
     """Who stops trials early."""

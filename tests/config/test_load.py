@@ -206,7 +206,7 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path: Path, text: str, problem: 
         ),
         (
             "search.sampler={name: tp}",
-            "search.sampler: 'name' must be one of 'tpe', 'bohb', 'cmaes', ",
+            "search.sampler: 'name' must be one of 'forecast', 'tpe', 'bohb', 'cmaes', ",
         ),
         ("search.sampler={seed: 1}", "search.sampler: must have the key 'name'"),
         (

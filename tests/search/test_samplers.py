@@ -16,6 +16,7 @@ from raytune_glm.space import Space, choose
 
 SAMPLERS: list[dict[str, Any]] = [
     {"name": "tpe"},
+    {"name": "forecast"},
     {"name": "bohb"},
     {"name": "cmaes"},
     {"name": "gp"},
@@ -62,7 +63,7 @@ def test_a_resumed_sweep_does_not_draw_its_first_proposals_again(written: dict[s
     assert proposals(written, num=4) != proposals(written, num=4, before=4)
 
 
-@pytest.mark.parametrize("name", ["tpe", "cmaes", "gp"])
+@pytest.mark.parametrize("name", ["tpe", "forecast", "cmaes", "gp"])
 def test_a_sampler_that_learns_comes_closer_than_chance(name: str) -> None:
     num = 24 if name == "gp" else 60
     found = proposals({"name": name, "num_startup_trials": 8}, num=num)

@@ -1,0 +1,225 @@
+"""A search space as vectors: what a model of scores learns from, and where it proposes.
+
+A point is a row of places, one an axis: for a number its place in the range from 0 to 1, on the
+range's own scale; for a choice the index in its list. Settings of a variant that is not chosen have
+no place (NaN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from raytune_glm import space as spaces
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class _Recorder:
+    """Notes what a space asks for, and picks the first of it."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, BaseDistribution] = {}
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        self.asked[name] = CategoricalDistribution(choices)
+        return choices[0]
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        self.asked[name] = FloatDistribution(low, high, log=log, step=step)
+        return low
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        self.asked[name] = IntDistribution(low, high, log=log, step=step)
+        return low
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting that is searched."""
+
+    name: str
+    distribution: BaseDistribution
+    parent: int | None
+    """Index of the axis that must have chosen `variant` for this one to be there; none: always."""
+    variant: int
+
+    @property
+    def num_choices(self) -> int:
+        """Of a choice; 0 for a number."""
+        known = self.distribution
+        return len(known.choices) if isinstance(known, CategoricalDistribution) else 0
+
+    def _ends(self) -> tuple[float, float]:
+        """Of the range as places see it: a step reaches half a step beyond both ends."""
+        known = self.distribution
+        assert isinstance(known, FloatDistribution | IntDistribution)
+        beyond = (known.step or 0) / 2
+        low, high = known.low - beyond, known.high + beyond
+        return (float(np.log(low)), float(np.log(high))) if known.log else (low, high)
+
+    def place(self, value: Any) -> float:
+        """Where a value is; ValueError where it is outside."""
+        known = self.distribution
+        inner = known.to_internal_repr(value)
+        if not known._contains(inner):
+            raise ValueError(f"{self.name}: {value!r} is outside of {known}")
+        if self.num_choices:
+            return inner
+        low, high = self._ends()
+        at = np.log(inner) if known.log else inner  # type: ignore[attr-defined]
+        return float((at - low) / (high - low)) if high > low else 0.5
+
+    def value(self, place: float) -> Any:
+        """The value nearest to a place."""
+        known = self.distribution
+        if self.num_choices:
+            return known.to_external_repr(place)
+        return known.to_external_repr(float(self._values(np.array([place]))[0]))
+
+    def _values(self, places: Array) -> Array:
+        known = self.distribution
+        assert isinstance(known, FloatDistribution | IntDistribution)
+        low, high = self._ends()
+        at = low + places * (high - low)
+        values = np.exp(at) if known.log else at
+        if known.step:
+            values = known.low + np.round((values - known.low) / known.step) * known.step
+        return np.clip(values, known.low, known.high)
+
+    def snap(self, places: Array) -> Array:
+        """The places of the values nearest to places."""
+        known = self.distribution
+        if self.num_choices or not getattr(known, "step", None):
+            return places
+        low, high = self._ends()
+        values = self._values(places)
+        at = np.log(values) if known.log else values  # type: ignore[attr-defined]
+        return np.asarray((at - low) / (high - low) if high > low else np.full_like(at, 0.5))
+
+
+class Cube:
+    """The axes of a space, and rows of places along them."""
+
+    def __init__(self, space: spaces.Space) -> None:
+        """Lay out the axes, each section before the settings of its variants."""
+        self.axes: list[Axis] = []
+        for path, dimension in space.items():
+            if not isinstance(dimension, spaces.OneOf):
+                self._add(path, dimension.choose)
+                continue
+            parent = len(self.axes)
+            names = list(dimension.one_of)
+            self.axes.append(Axis(f"{path}.name", CategoricalDistribution(names), None, 0))
+            for place, variant in enumerate(names):
+                one = spaces.OneOf(one_of={variant: dimension.one_of[variant]})
+                recorder = _Recorder()
+                one.choose_section(recorder, path)
+                for name, known in list(recorder.asked.items())[1:]:
+                    self.axes.append(Axis(name, known, parent, place))
+        self.names = [axis.name for axis in self.axes]
+        widths = [axis.num_choices or 1 for axis in self.axes]
+        self.groups = np.repeat(np.arange(len(self.axes)), widths)
+        """Of each feature: the axis that it is of."""
+
+    def _add(self, path: str, choose: Any) -> None:
+        recorder = _Recorder()
+        choose(recorder, path)
+        [(name, known)] = recorder.asked.items()
+        self.axes.append(Axis(name, known, None, 0))
+
+    def row(self, params: Mapping[str, Any]) -> Array | None:
+        """The places of a trial's values; none where one is missing or outside of the space."""
+        row = np.full(len(self.axes), np.nan)
+        try:
+            for index, axis in enumerate(self.axes):
+                if self._is_there(axis, row[None])[0]:
+                    row[index] = axis.place(params[axis.name])
+        except (KeyError, ValueError):
+            return None
+        return row
+
+    def _is_there(self, axis: Axis, rows: Array) -> Any:
+        if axis.parent is None:
+            return np.ones(len(rows), bool)
+        return rows[:, axis.parent] == axis.variant
+
+    def values(self, row: Array) -> dict[str, Any]:
+        """The values at a row of places."""
+        return {
+            axis.name: axis.value(place)
+            for axis, place in zip(self.axes, row, strict=True)
+            if not np.isnan(place)
+        }
+
+    def draw(self, count: int, rng: np.random.Generator) -> Array:
+        """Rows drawn evenly; settings of variants that are not chosen have a place too."""
+        rows = rng.random((count, len(self.axes)))
+        for index, axis in enumerate(self.axes):
+            if axis.num_choices:
+                rows[:, index] = np.floor(rows[:, index] * axis.num_choices)
+        return rows
+
+    def settle(self, rows: Array, fixed: Mapping[str, Any]) -> Array:
+        """Rows with what is fixed at its value, steps kept, and nothing that is not there."""
+        settled = np.array(rows)
+        for index, axis in enumerate(self.axes):
+            if axis.name in fixed:
+                settled[:, index] = axis.place(fixed[axis.name])
+            settled[:, index] = axis.snap(settled[:, index])
+            settled[~self._is_there(axis, settled), index] = np.nan
+        return settled
+
+    def near(self, rows: Array, count: int, width: float, rng: np.random.Generator) -> Array:
+        """`count` neighbours of each row: some settings moved by about `width`, or chosen anew."""
+        around = np.repeat(rows, count, axis=0)
+        drawn = self.draw(len(around), rng)
+        num_axes = len(self.axes)
+        moved = rng.random(around.shape) < max(1.0 / num_axes, 0.3)
+        moved[np.arange(len(around)), rng.integers(0, num_axes, len(around))] = True
+        for index, axis in enumerate(self.axes):
+            old, new = around[:, index], drawn[:, index]
+            if not axis.num_choices:
+                new = np.where(
+                    np.isnan(old), new, _within(old + width * rng.standard_normal(len(old)))
+                )
+            around[:, index] = np.where(moved[:, index] | np.isnan(old), new, old)
+        return around
+
+    def features(self, rows: Array) -> Array:
+        """Rows as points between which a distance means something.
+
+        Choices are spread over a feature each, all equally far apart; what is not there is in the
+        middle.
+        """
+        made = np.zeros((len(rows), len(self.groups)))
+        column = 0
+        for index, axis in enumerate(self.axes):
+            places = rows[:, index]
+            there = ~np.isnan(places)
+            if axis.num_choices:
+                codes = places[there].astype(int)
+                made[np.flatnonzero(there), column + codes] = np.sqrt(0.5)
+            else:
+                made[:, column] = np.where(there, places, 0.5)
+            column += axis.num_choices or 1
+        return made
+
+
+def _within(places: Array) -> Array:
+    """Places mirrored at the ends of the range."""
+    folded = np.abs(places) % 2.0
+    return np.where(folded > 1, 2.0 - folded, folded)
