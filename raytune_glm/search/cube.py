@@ -1,12 +1,12 @@
 """A search space as vectors: what a model of scores learns from, and where it proposes.
 
 A point is a row of places, one an axis: for a number its place in the range from 0 to 1, on the
-range's own scale; for a choice the index in its list. Settings of a variant that is not chosen have
-no place (NaN).
+range's own scale; for a choice the index in its list. Read next: `forecast`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,9 +53,6 @@ class Axis:
 
     name: str
     distribution: BaseDistribution
-    parent: int | None
-    """Index of the axis that must have chosen `variant` for this one to be there; none: always."""
-    variant: int
 
     @property
     def num_choices(self) -> int:
@@ -112,61 +109,30 @@ class Axis:
 
 
 class Cube:
-    """The axes of a space, and rows of places along them."""
+    """The axes of a space without `one_of`, and rows of places along them."""
 
     def __init__(self, space: spaces.Space) -> None:
-        """Lay out the axes, each section before the settings of its variants."""
-        self.axes: list[Axis] = []
-        for path, dimension in space.items():
-            if not isinstance(dimension, spaces.OneOf):
-                self._add(path, dimension.choose)
-                continue
-            parent = len(self.axes)
-            names = list(dimension.one_of)
-            self.axes.append(Axis(f"{path}.name", CategoricalDistribution(names), None, 0))
-            for place, variant in enumerate(names):
-                one = spaces.OneOf(one_of={variant: dimension.one_of[variant]})
-                recorder = _Recorder()
-                one.choose_section(recorder, path)
-                for name, known in list(recorder.asked.items())[1:]:
-                    self.axes.append(Axis(name, known, parent, place))
-        self.names = [axis.name for axis in self.axes]
+        """Lay out the axes in the order of the space."""
+        recorder = _Recorder()
+        spaces.choose(space, recorder)
+        self.axes = [Axis(name, known) for name, known in recorder.asked.items()]
         widths = [axis.num_choices or 1 for axis in self.axes]
         self.groups = np.repeat(np.arange(len(self.axes)), widths)
         """Of each feature: the axis that it is of."""
 
-    def _add(self, path: str, choose: Any) -> None:
-        recorder = _Recorder()
-        choose(recorder, path)
-        [(name, known)] = recorder.asked.items()
-        self.axes.append(Axis(name, known, None, 0))
-
     def row(self, params: Mapping[str, Any]) -> Array | None:
         """The places of a trial's values; none where one is missing or outside of the space."""
-        row = np.full(len(self.axes), np.nan)
         try:
-            for index, axis in enumerate(self.axes):
-                if self._is_there(axis, row[None])[0]:
-                    row[index] = axis.place(params[axis.name])
+            return np.array([axis.place(params[axis.name]) for axis in self.axes])
         except (KeyError, ValueError):
             return None
-        return row
-
-    def _is_there(self, axis: Axis, rows: Array) -> Any:
-        if axis.parent is None:
-            return np.ones(len(rows), bool)
-        return rows[:, axis.parent] == axis.variant
 
     def values(self, row: Array) -> dict[str, Any]:
         """The values at a row of places."""
-        return {
-            axis.name: axis.value(place)
-            for axis, place in zip(self.axes, row, strict=True)
-            if not np.isnan(place)
-        }
+        return {axis.name: axis.value(place) for axis, place in zip(self.axes, row, strict=True)}
 
     def draw(self, count: int, rng: np.random.Generator) -> Array:
-        """Rows drawn evenly; settings of variants that are not chosen have a place too."""
+        """Rows drawn evenly."""
         rows = rng.random((count, len(self.axes)))
         for index, axis in enumerate(self.axes):
             if axis.num_choices:
@@ -174,13 +140,12 @@ class Cube:
         return rows
 
     def settle(self, rows: Array, fixed: Mapping[str, Any]) -> Array:
-        """Rows with what is fixed at its value, steps kept, and nothing that is not there."""
+        """Rows with what is fixed at its value, and steps kept."""
         settled = np.array(rows)
         for index, axis in enumerate(self.axes):
             if axis.name in fixed:
                 settled[:, index] = axis.place(fixed[axis.name])
             settled[:, index] = axis.snap(settled[:, index])
-            settled[~self._is_there(axis, settled), index] = np.nan
         return settled
 
     def near(self, rows: Array, count: int, width: float, rng: np.random.Generator) -> Array:
@@ -193,30 +158,24 @@ class Cube:
         for index, axis in enumerate(self.axes):
             old, new = around[:, index], drawn[:, index]
             if not axis.num_choices:
-                new = np.where(
-                    np.isnan(old), new, _within(old + width * rng.standard_normal(len(old)))
-                )
-            around[:, index] = np.where(moved[:, index] | np.isnan(old), new, old)
+                new = _within(old + width * rng.standard_normal(len(old)))
+            around[:, index] = np.where(moved[:, index], new, old)
         return around
 
     def features(self, rows: Array) -> Array:
         """Rows as points between which a distance means something.
 
-        Choices are spread over a feature each, all equally far apart; what is not there is in the
-        middle.
+        Choices are spread over a feature each, all equally far apart.
         """
-        made = np.zeros((len(rows), len(self.groups)))
-        column = 0
-        for index, axis in enumerate(self.axes):
-            places = rows[:, index]
-            there = ~np.isnan(places)
+        columns = []
+        for axis, places in zip(self.axes, rows.T, strict=True):
             if axis.num_choices:
-                codes = places[there].astype(int)
-                made[np.flatnonzero(there), column + codes] = np.sqrt(0.5)
+                columns += [
+                    math.sqrt(0.5) * (places == choice) for choice in range(axis.num_choices)
+                ]
             else:
-                made[:, column] = np.where(there, places, 0.5)
-            column += axis.num_choices or 1
-        return made
+                columns.append(places)
+        return np.stack(columns, axis=1)
 
 
 def _within(places: Array) -> Array:

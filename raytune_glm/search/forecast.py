@@ -36,6 +36,10 @@ WIDTHS = (0.1, 0.05, 0.025, 0.01)
 UNSURE = 0.05
 """Variance of a limit's edge: a point beside one that had no room is not certain to have none."""
 
+FAR = 10.0
+"""Deviations of the scores: a point that is rather beyond a limit than not is worth that much less,
+so that it is proposed only where all are."""
+
 
 class ForecastSampler(BaseSampler):
     """Proposes the point whose forecast is best; lets another sampler begin, and end."""
@@ -53,7 +57,7 @@ class ForecastSampler(BaseSampler):
         """Model `space`.
 
         Args:
-            space: What is searched.
+            space: What is searched, without `one_of`.
             start: Proposes until `num_startup_trials` trials within all limits have reported, and
                 a share of the trials after that.
             other: Proposes for several objectives, and after `MOST_TRIALS` trials.
@@ -73,7 +77,7 @@ class ForecastSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Decide who proposes; this sampler does for the settings of all variants together."""
+        """Decide who proposes."""
         self._now = self._turn(study)
         if self._now is not None:
             return self._now.infer_relative_search_space(study, trial)
@@ -148,7 +152,7 @@ class ForecastSampler(BaseSampler):
                 return bound
             excess, unsure = self._limits.ends(points)
             inside: Array = log_ndtr(-excess / np.sqrt(unsure**2 + UNSURE))
-            return bound + inside
+            return bound + inside - FAR * (excess > 0)
 
         return self._search(worth, best, fixed)
 

@@ -1,4 +1,4 @@
-"""The forecasting sampler: young trials beside finished ones, variants, limits, what is fixed."""
+"""The forecasting sampler: young trials beside finished ones, limits, what is fixed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,8 @@ from raytune_glm.space import Space, choose
 
 SPACE: Space = TypeAdapter(Space).validate_python(
     {
-        "method": {
-            "one_of": {
-                "lora": {"rank": {"int_range": [2, 64], "log": True}},
-                "freeze": {"num_trainable_layers": {"int_range": [1, 8]}},
-            }
-        },
+        "method.rank": {"int_range": [2, 64], "log": True},
+        "method.dropout": {"range": [0, 0.3], "step": 0.05},
         "train.learning_rate": {"log_range": [1e-5, 1e-1]},
         "train.batch_size": {"choice": [8, 16, 32]},
     }
@@ -105,17 +101,17 @@ def test_places_and_values_of_a_space_are_each_others_inverse() -> None:
         np.testing.assert_allclose(again, row, atol=1e-12)
 
 
-def test_what_the_quota_or_the_user_fixes_is_kept_and_the_rest_proposed() -> None:
+def test_what_the_user_fixes_is_kept_and_the_rest_proposed() -> None:
     study = _study(SPACE, num_startup_trials=4, random_share=0)
     for _ in range(16):
         trial = study.ask()
         point = choose(SPACE, trial)
         study.tell(trial, abs(math.log10(point["train.learning_rate"] / 1e-3)))
     off = []
-    for variant in ("lora", "freeze") * 4:
-        study.enqueue_trial({"method.name": variant, "train.batch_size": 16})
+    for rank in (4, 16, 64) * 3:
+        study.enqueue_trial({"method.rank": rank, "train.batch_size": 16})
         point = choose(SPACE, study.ask())
-        assert (point["method"]["name"], point["train.batch_size"]) == (variant, 16)
+        assert (point["method.rank"], point["train.batch_size"]) == (rank, 16)
         off.append(abs(math.log10(point["train.learning_rate"] / 1e-3)))
     assert statistics.median(off) < 0.3  # by chance it is 1
 
@@ -126,13 +122,13 @@ def test_it_leaves_the_region_that_has_no_room() -> None:
     for number in range(40):
         trial = study.ask()
         point = choose(SPACE, trial)
-        is_beyond = point.get("method.rank", 0) > 16
+        is_beyond = point["method.rank"] > 16
         if is_beyond:
             trial.set_constraint("memory", 1.0)
             study.tell(trial, state=TrialState.PRUNED)
         else:  # more rank is better, up to where there is no room
-            trial.report(1 - math.log2(point.get("method.rank", 1)) / 10, 1)
-            study.tell(trial, 1 - math.log2(point.get("method.rank", 1)) / 10)
+            trial.report(1 - math.log2(point["method.rank"]) / 10, 1)
+            study.tell(trial, 1 - math.log2(point["method.rank"]) / 10)
         late += [is_beyond] if number >= 25 else []
     assert sum(late) <= 5
 

@@ -37,7 +37,10 @@ def test_what_goes_together_is_taken() -> None:
 @pytest.mark.parametrize(
     ("search", "told"),
     [
-        ({"sampler": {"name": "tpee"}}, "must be one of 'forecast', 'tpe', 'bohb', 'cmaes', 'gp', 'nsga2'"),
+        (
+            {"sampler": {"name": "tpee"}},
+            "must be one of 'forecast', 'tpe', 'bohb', 'cmaes', 'gp', 'nsga2'",
+        ),
         (
             {"space": CHOICES, "num_trials": 4, "sampler": {"name": "grid"}, "scheduler": PBT},
             "pbt must not have search.sampler grid: its copies change settings",
