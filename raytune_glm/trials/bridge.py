@@ -24,6 +24,7 @@ from raytune_glm.search.schedulers import STEP
 from raytune_glm.trials.disk import DiskBudget
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.progress import Progress
+from raytune_glm.trials.ramp import Ramp
 from raytune_glm.trials.records import State
 from raytune_glm.trials.steering import Steering
 
@@ -152,6 +153,7 @@ class LedgerCallback(Callback):
         budget: DiskBudget,
         *,
         on_end: Callable[[str], None],
+        ramp: Ramp | None = None,
     ) -> None:
         """Tell `ledger` and `progress`, and let `steering` look for orders.
 
@@ -161,7 +163,9 @@ class LedgerCallback(Callback):
             progress: The terminal.
             budget: What checkpoints may take.
             on_end: Told the id of each trial that gives its place back.
+            ramp: Told of each trial that gets a process, or gives one back.
         """
+        self._ramp = ramp or Ramp()
         self._on_end = on_end
         self._ledger = ledger
         self._steering = steering
@@ -177,6 +181,7 @@ class LedgerCallback(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """A trial's process is up."""
+        self._ramp.started(trial.config["number"])
         self._progress.started(self._ledger.live[trial.config["number"]])
 
     def on_trial_result(
@@ -203,6 +208,7 @@ class LedgerCallback(Callback):
         """A trial came to its end, or the scheduler stopped it."""
         ending = trial.last_result.get("ending")
         number = trial.config["number"]
+        self._ramp.ended(number)
         if number in self._steering.waiting:
             self._steering.waiting.discard(number)
             self._on_end(self._ledger.suspend(number).id)
@@ -218,6 +224,7 @@ class LedgerCallback(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """A trial's process died more often than allowed, or raised what nobody expected."""
+        self._ramp.ended(trial.config["number"])
         # Ray's `get_error` looks where the file is only copied to later.
         file = trial.error_file
         text = Path(file).read_text(encoding="utf-8") if file else "its process died"

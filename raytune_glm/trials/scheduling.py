@@ -16,9 +16,19 @@ from raytune_glm.trials.steering import Steering
 class SteeredScheduler(TrialScheduler):
     """Passes on what is new, and what is ordered from outside comes first."""
 
-    def __init__(self, inner: RuledScheduler, ledger: Ledger, steering: Steering) -> None:
-        """Ask `inner`, unless `steering` says otherwise."""
+    def __init__(
+        self, inner: RuledScheduler, ledger: Ledger, steering: Steering, *, most_kept: int = 0
+    ) -> None:
+        """Ask `inner`, unless `steering` says otherwise.
+
+        Args:
+            inner: Decides over reports.
+            ledger: The sweep's trials.
+            steering: What was ordered from outside.
+            most_kept: Processes of trials that have ended to keep for the next ones.
+        """
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's
+        self._most_kept = most_kept
         self._inner = inner
         self._ledger = ledger
         self._steering = steering
@@ -66,7 +76,10 @@ class SteeredScheduler(TrialScheduler):
         return self._inner.set_search_properties(metric, mode, **spec)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Pass on."""
+        """Pass on; with the first trial, have processes kept."""
+        if self._most_kept:
+            _keep_processes(tune_controller, trial, self._most_kept)
+            self._most_kept = 0
         self._inner.on_trial_add(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
@@ -88,3 +101,16 @@ class SteeredScheduler(TrialScheduler):
     def __reduce__(self) -> tuple[type[FIFOScheduler], tuple[()]]:
         # The Tuner pickles itself for its own way of resuming, which this project does not use.
         return FIFOScheduler, ()
+
+
+def _keep_processes(tune_controller: Any, trial: Trial, count: int) -> None:
+    """Have Ray Tune keep up to `count` processes of trials that end at the same moment.
+
+    By itself it keeps one, since the trials to come are proposed only then, ends the others and
+    starts new ones: seconds of a core each. It has no public word for this, so where a version of
+    Ray has no such cache nothing is done.
+    """
+    controller = getattr(tune_controller, "_tune_controller", None)
+    cache = getattr(controller, "_actor_cache", None)
+    if cache is not None:
+        cache.increase_max(trial.placement_group_factory, by=count)

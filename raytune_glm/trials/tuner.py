@@ -21,6 +21,7 @@ from raytune_glm.trials.hosts import Hosts
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.packed import PackedTrial
 from raytune_glm.trials.progress import Progress
+from raytune_glm.trials.ramp import Ramp
 from raytune_glm.trials.records import ResultsFolder, State
 from raytune_glm.trials.scheduling import SteeredScheduler
 from raytune_glm.trials.steering import Steering
@@ -87,6 +88,10 @@ def run_trials(
         if hosts is not None:
             hosts.release(trial_id)
 
+    def has_room() -> bool:
+        return watch is None or (len(ledger.live) < watch.room and ramp.has_room(len(ledger.live)))
+
+    ramp = Ramp()
     trainable = run_trial if hosts is None else PackedTrial
     metric = METRICS[sweep.search.metric]
     steering = Steering(results, ledger, run_of(sweep), progress)
@@ -96,6 +101,7 @@ def run_trials(
         progress,
         DiskBudget(results, sweep.run.disk_budget_gb, metric),
         on_end=on_end,
+        ramp=ramp,
     )
     watch = None if hosts is None else hosts.watch(progress)
     contest = Contest(
@@ -117,12 +123,13 @@ def run_trials(
                     ledger,
                     steering,
                     config_of,
-                    has_room=lambda: watch is None or len(ledger.live) < watch.room,
+                    has_room=has_room,
                 ),
                 scheduler=SteeredScheduler(
                     RuledScheduler(scheduler, must_stop=ledger.is_over, must_go_on=ledger.shelter),
                     ledger,
                     steering,
+                    most_kept=0 if hosts is None else placement.max_concurrent,
                 ),
                 num_samples=-1,  # the searcher says when there are no more
                 max_concurrent_trials=placement.max_concurrent,
@@ -133,6 +140,10 @@ def run_trials(
                 name="tune",
                 storage_path=str(ray_folder),
                 callbacks=[callback] if watch is None else [callback, watch],
+                # Hosts save; what Ray Tune would save of a packed trial is empty.
+                checkpoint_config=None
+                if hosts is None
+                else tune.CheckpointConfig(checkpoint_at_end=False),
                 stop=callback.brake,
                 failure_config=tune.FailureConfig(max_failures=sweep.run.max_failures),
                 verbose=0,
