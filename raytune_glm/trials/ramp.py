@@ -11,6 +11,10 @@ better wait for a process that is up: Ray Tune gives those to trials whose own i
 and ends that one."""
 
 
+BURST = 8
+"""Processes that start side by side."""
+
+
 class Ramp:
     """Knows how many processes are up, and how long trials take."""
 
@@ -35,4 +39,4 @@ class Ramp:
     def has_room(self, num_live: int) -> bool:
         """Whether a trial more than `num_live` finds a process, or is worth starting one for it."""
         is_long = self._last_took is None or self._last_took >= PROCESS_SECONDS
-        return is_long or num_live < max(1, self._up)
+        return num_live < (self._up + BURST if is_long else max(1, self._up))

@@ -13,9 +13,14 @@ class Clock:
         return self.now
 
 
-def test_as_many_processes_start_as_there_is_room_for_until_a_trial_has_ended() -> None:
+def test_processes_start_eight_at_a_time_until_a_trial_has_ended() -> None:
     ramp = Ramp(Clock())
-    assert all(ramp.has_room(live) for live in range(64))
+    assert ramp.has_room(7)
+    assert not ramp.has_room(8)
+    for number in range(8):
+        ramp.started(number)
+    assert ramp.has_room(15)
+    assert not ramp.has_room(16)
 
 
 def test_short_trials_share_the_processes_that_are_up() -> None:
