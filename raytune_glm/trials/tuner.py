@@ -89,7 +89,9 @@ def run_trials(
             hosts.release(trial_id)
 
     def has_room() -> bool:
-        return watch is None or (len(ledger.live) < watch.room and ramp.has_room(len(ledger.live)))
+        live = len(ledger.live)
+        needs_all = sweep.search.scheduler.wants_all_at_once
+        return watch is None or (live < watch.room and (needs_all or ramp.has_room(live)))
 
     ramp = Ramp()
     trainable = run_trial if hosts is None else PackedTrial
