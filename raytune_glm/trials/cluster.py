@@ -154,13 +154,34 @@ def pack_hosts(
 def is_this_host_alone(address: str) -> bool:
     """Say whether `connect` would start a Ray of this host, by the rules that `ray.init` documents.
 
+    A cluster that was started here once and is gone, as after a crash, counts as none; Ray itself
+    would go on looking for it for ever.
+
     Args:
         address: `auto`, `local`, or the address of a cluster.
     """
     if address != "auto":
         return address == "local"
     started = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray/ray_current_cluster")
-    return not os.environ.get("RAY_ADDRESS") and not started.exists()
+    if os.environ.get("RAY_ADDRESS"):
+        return False
+    return not (started.exists() and _answers(started.read_text(encoding="utf-8").strip()))
+
+
+ANSWER_SECONDS = 10.0
+"""How long a cluster may take to answer a call before it counts as not there."""
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody listens at `host:port`; taken for granted of an address in another form."""
+    host, _, port = address.rpartition(":")
+    if "/" in host or not port.isdecimal():
+        return True
+    try:
+        with socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS):
+            return True
+    except OSError:
+        return False
 
 
 def connect(address: str, *, log_file: Path) -> None:
@@ -178,14 +199,21 @@ def connect(address: str, *, log_file: Path) -> None:
     log_to_file(log_file, name="ray")
     starts = is_this_host_alone(address)
     wanted = "local" if starts else None if address == "auto" else address
+    named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    if not starts and not _answers(named):
+        raise _no_cluster(named, "nobody listens there")
     try:
         with printing_to(log_file), _knowing_its_address() if starts else nullcontext():
             ray.init(wanted, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ResourceError(
-            f"run.ray_address must be a running Ray cluster, but {address!r} does not answer "
-            f"({error}): start one with `ray up cluster.yaml`, or write local"
-        ) from None
+        raise _no_cluster(address, str(error)) from None
+
+
+def _no_cluster(address: str, reason: str) -> ResourceError:
+    return ResourceError(
+        f"run.ray_address must be a running Ray cluster, but {address!r} does not answer "
+        f"({reason}): start one with `ray up cluster.yaml`, or write local"
+    )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,12 @@ import ray
 
 from raytune_glm.errors import ResourceError
 from raytune_glm.search import SearchSettings
-from raytune_glm.trials.cluster import is_this_host_alone, max_concurrent_trials, pack_size
+from raytune_glm.trials.cluster import (
+    connect,
+    is_this_host_alone,
+    max_concurrent_trials,
+    pack_size,
+)
 from raytune_glm.trials.sight import refuse_unseen
 from raytune_glm.trials.trainable import choose_network_interface
 
@@ -117,12 +123,21 @@ def test_ray_is_of_this_host_alone_where_no_cluster_is_named_or_started(
     assert is_this_host_alone("auto")
     assert not is_this_host_alone("10.0.0.1:6379")
     (tmp_path / "ray").mkdir()
-    (tmp_path / "ray/ray_current_cluster").write_text("10.0.0.1:6379")
-    assert not is_this_host_alone("auto")
-    (tmp_path / "ray/ray_current_cluster").unlink()
+    with socket.create_server(("127.0.0.1", 0)) as cluster:
+        host, port = cluster.getsockname()
+        (tmp_path / "ray/ray_current_cluster").write_text(f"{host}:{port}")
+        assert not is_this_host_alone("auto")
+    assert is_this_host_alone("auto"), "that cluster is gone, as after a crash"
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert not is_this_host_alone("auto")
     assert is_this_host_alone("local")
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(ResourceError, match=rf"'127.0.0.1:{port}' does not answer"):
+        connect(f"127.0.0.1:{port}", log_file=tmp_path / "ray.log")
 
 
 @pytest.mark.ray
