@@ -162,9 +162,11 @@ class Hosts:
         return [host for host in numbers if self._seen(host).keys().isdisjoint({"moved", "error"})]
 
     def _seen(self, number: int) -> dict[str, Any]:
-        """What is on a host's door; nothing before the host has come."""
-        door = self._door(number)
-        found: dict[str, Any] = json.loads(door.read_text("utf-8")) if door.exists() else {}
+        """What is on a host's door; nothing before the host has come, and after it has left."""
+        try:
+            found: dict[str, Any] = json.loads(self._door(number).read_text("utf-8"))
+        except FileNotFoundError:
+            return {}
         return found
 
     def look_after(self) -> dict[int, str]:
