@@ -109,7 +109,7 @@ class ForecastSettings(_SamplerSettings):
         seed = self.seed + num_trials_before
         settings = TPESettings(seed=self.seed, num_startup_trials=self.num_startup_trials)
         tpe = settings.build(num_trials_before=num_trials_before, space=space)
-        if any(isinstance(dimension, spaces.OneOf) for dimension in space.values()):
+        if not space or any(isinstance(known, spaces.OneOf) for known in space.values()):
             return tpe
         return ForecastSampler(
             space,

@@ -142,3 +142,11 @@ def test_several_objectives_are_left_to_tpe() -> None:
         rate = choose(SPACE, trial)["train.learning_rate"]
         study.tell(trial, [rate, -rate])
     assert len(study.best_trials) >= 1
+
+
+def test_a_space_without_settings_is_proposed_as_it_is() -> None:
+    """One run several times, to see how much its results scatter."""
+    study = _study({})
+    for number in range(12):
+        assert choose({}, study.ask()) == {}
+        study.tell(number, 1.0)
