@@ -116,7 +116,7 @@ def test_check_prints_the_arithmetic_and_creates_nothing(desk: Path) -> None:
     assert lines["sweep"] == f"try, results in {desk / 'results' / 'try'}"
     assert f"data       train 2,400 rows of {ROWS / 'train.jsonl'}\n" in done.stdout
     assert lines["data"] == f"dev 100 rows of {ROWS / 'dev.jsonl'}"
-    assert lines["trials"].startswith("3 by tpe and asha, for eval_loss")
+    assert lines["trials"].startswith("3 by forecast and asha, for eval_loss")
     few, many = re.match(r"([\d,]+) to ([\d,]+) parameters", lines["trainable"]).groups()  # type: ignore[union-attr]
     assert 2 * int(few.replace(",", "")) == int(many.replace(",", ""))
     assert lines["step"].startswith("16 rows = 8 a pass x 1 passes x 2 worker(s), at most 3,072 t")
