@@ -298,7 +298,7 @@ def _check_limits(runs: list[RunConfig], model: Checkpoint, limits: Mapping[str,
         f"search.limits.{name} must be at least {least[name]:,.0f}, the least that any trial of "
         f"this space can have, or none can win, but got {limit:,.0f}"
         for name, limit in limits.items()
-        if limit < least.get(name, 0)
+        if name in least and limit < least[name]
     ]
     if faults:
         raise ConfigError("\n".join(faults))

@@ -409,6 +409,7 @@ def test_a_limit_below_what_any_trial_trains_is_refused(file: Path, tiny_glm: Pa
     check(file, ranks, f"search.limits.trainable_parameters={least}")
     message = refusal(file, ranks, f"search.limits.trainable_parameters={least - 1}")
     assert f"search.limits.trainable_parameters must be at least {least:,}, the least" in message
+    check(file, "search.limits.triple_f1=-0.5")  # of a score nobody knows the least
 
 
 def test_a_limit_below_the_bases_own_weights_is_refused(file: Path) -> None:
