@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import select
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,6 +14,8 @@ from collections.abc import Callable
 def exit_status(run: Callable[[], int], *, interrupted: str = "interrupted") -> int:
     """Run a command; turn what the user did wrong into one message and status 2.
 
+    Where nobody reads its output any more (`| head -1`), it ends without a word and with status 1.
+
     Args:
         run: The command's work; gives its exit status.
         interrupted: What to say where Ctrl-C ends it.
@@ -19,13 +23,28 @@ def exit_status(run: Callable[[], int], *, interrupted: str = "interrupted") -> 
     from raytune_glm.errors import UserError
 
     try:
-        return run()
+        status = run()
+        sys.stdout.flush()  # here and not at exit, where a closed pipe is out of reach
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        # Python flushes what is left at exit, and would complain there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _reader_is_gone() -> bool:
+    """Whether it is the pipe of our output that broke, and none to another process."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def hush_libraries() -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from raytune_glm import files
 from raytune_glm.checkpoint import Checkpoints
 from raytune_glm.config import RunConfig
-from raytune_glm.config.load import flat
+from raytune_glm.config.overrides import flat
 from raytune_glm.config.plan import is_evaluated, total_steps
 from raytune_glm.endings import Ending
 from raytune_glm.errors import NonFiniteLossError

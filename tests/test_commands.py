@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from raytune_glm.command import exit_status
 from tests.shipped import ROOT, ROWS
 
 
@@ -190,3 +191,30 @@ def test_an_option_that_does_not_exist_is_refused(desk: Path) -> None:
     done = run(desk, "lora.yaml", "--num-trials", "3")
     assert done.returncode == 2
     assert "--num-trials" in done.stderr
+
+
+def test_a_reader_that_wants_no_more_ends_a_command_without_a_word(desk: Path) -> None:
+    (desk / "sweep.yaml").write_text(
+        "run: {name: try}\nsearch: {metric: eval_loss, num_trials: 3}\n", encoding="utf-8"
+    )
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "raytune_glm.ctl", str(desk), "status"],
+            cwd=ROOT,
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_pipe_to_another_process_that_breaks_is_not_taken_for_the_readers() -> None:
+    def broken() -> int:
+        raise BrokenPipeError("a worker is gone")
+
+    with pytest.raises(BrokenPipeError, match="a worker is gone"):
+        exit_status(broken)

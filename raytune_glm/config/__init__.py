@@ -1,8 +1,9 @@
 """The configuration: one frozen tree, read from a YAML file, checked whole before anything starts.
 
-`tree` has the sections, `agreement` the rules between them, `load` reads files and overrides,
+`tree` has the sections, `agreement` the rules between them, `load` reads files and `overrides`,
 `faults` words what is wrong with them; `check` holds a configuration against the model and the data
-on disk, `corners` and `measuring` are parts of that, `plan` is the arithmetic that follows from it.
+on disk, with `paths`, `corners`, `measuring`, `deciding` and `limits` as its parts; `plan` is the
+arithmetic that follows from it.
 """
 
 from raytune_glm.config.load import (

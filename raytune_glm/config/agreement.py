@@ -73,9 +73,8 @@ def _zero_3(run: RunConfig) -> Iterator[str]:
 def _deepspeed_config(run: RunConfig) -> Iterator[str]:
     if any(_batch(run)):  # what follows from such sizes contradicts nothing
         return
-    found = contradictions(run)
-    if found:
+    for found in contradictions(run):
         yield (
-            f"deepspeed.config must agree with the run, but {'; '.join(found)}: change one of the "
-            'two, or write "auto" there'
+            f"deepspeed.config must agree with the run, but {found}: change one of the two, or "
+            'write "auto" there'
         )

@@ -6,14 +6,15 @@ space is made into the run it would be, and every section is checked against the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn, TypeVar
 
-from raytune_glm.config.corners import check_paths, corner_runs
+from raytune_glm.config.corners import corner_runs
+from raytune_glm.config.deciding import check_decisions
 from raytune_glm.config.execution import Execution, hosting_obstacle, packing_obstacle
+from raytune_glm.config.limits import check_limits
 from raytune_glm.config.measuring import (
     check_answers,
     check_dev,
@@ -21,6 +22,7 @@ from raytune_glm.config.measuring import (
     check_retain,
     remark_silent_rows,
 )
+from raytune_glm.config.paths import check_paths
 from raytune_glm.config.plan import total_steps
 from raytune_glm.config.rates import names_by_rate
 from raytune_glm.config.tree import RunConfig, SweepConfig
@@ -28,6 +30,7 @@ from raytune_glm.data import DataConfig, Split, check_files, survey_files
 from raytune_glm.errors import ConfigError, UserError
 from raytune_glm.methods import METHODS
 from raytune_glm.models import Checkpoint
+from raytune_glm.search.remarks import remark_search
 from raytune_glm.tracking import require_packages
 
 T = TypeVar("T")
@@ -115,13 +118,13 @@ def _check(sweep: SweepConfig, check_rows: Callable[[SweepConfig], None]) -> Pla
         lambda run: _check_length(run, model),
         lambda run: _check_joining(run, model),
         lambda run: names_by_rate(run.method.trained(model.shape, model.family), run.train),
-        lambda run: _check_reports(run, sweep, num_rows(run)),
+        lambda run: check_decisions(run, sweep.search, num_rows(run)),
         _check_execution,
     ):
         for run in runs:
             _attempt(faults, partial(check, run))
     if not faults:
-        _attempt(faults, lambda: _check_limits(runs, model, sweep.search.limits))
+        _attempt(faults, lambda: check_limits(sweep.search, runs, model))
     if faults:
         _refuse(faults)
     execution, obstacle = _execution(sweep, runs)
@@ -135,7 +138,11 @@ def _check(sweep: SweepConfig, check_rows: Callable[[SweepConfig], None]) -> Pla
         compiled_ops=frozenset(op for run in runs for op in run.deepspeed.compiled_ops),
         execution=execution,
         obstacle=obstacle,
-        remarks=(*survey.remarks, *remark_silent_rows(sweep, survey)),
+        remarks=(
+            *survey.remarks,
+            *remark_silent_rows(sweep, survey),
+            *remark_search(sweep.search),
+        ),
     )
 
 
@@ -241,67 +248,6 @@ class _RowCounts:
     def _key(data: DataConfig) -> tuple[tuple[str, ...], int | None]:
         """What a trial may have of its own and the count depends on."""
         return data.train, data.max_train_rows
-
-
-def _check_reports(run: RunConfig, sweep: SweepConfig, num_rows: int | None) -> None:
-    """Who decides at a trial's reports has no effect where the first one is at its end."""
-    search = sweep.search
-    if search.scheduler.stops:
-        who = f"search.scheduler {search.scheduler.name}"
-    elif search.budget.per_trial is not None:
-        who = "search.budget.per_trial"
-    else:
-        return
-    grace = search.scheduler.needs_reports_before() or 1
-    every = run.train.eval_every_steps
-    if num_rows is None and run.train.max_steps is None:
-        raise ConfigError(
-            f"train.max_steps must be given for {who} where rows come from the hub, since nobody "
-            f"has counted them yet, but got epochs={run.train.epochs}"
-        )
-    last = total_steps(run.train, num_rows=num_rows or 0)
-    if every is None or math.ceil(grace / every) * every >= last:
-        given = f" and a first decision at step {grace}" if grace > 1 else ""
-        raise ConfigError(
-            f"{who} must see a report before a trial's last step, but got "
-            f"train.eval_every_steps={every}{given} in trials of {last} steps: evaluate more "
-            "often, decide earlier, or leave it out"
-        )
-
-
-LEAST_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "nf4": 0.5}
-"""Bytes that a weight of the base takes, by precision or quantization; some parts take more."""
-
-
-def _check_limits(runs: list[RunConfig], model: Checkpoint, limits: Mapping[str, float]) -> None:
-    """A limit that arithmetic knows to be beyond every trial is not worth a sweep.
-
-    Raises:
-        ConfigError: The limit, and the least that a trial of the space can have.
-    """
-
-    def weights(run: RunConfig) -> float:
-        if run.deepspeed.offload_parameters != "none":
-            return 0.0
-        # What is stored in few bits takes half a byte a weight at the least.
-        stored = "nf4" if model.stored_quantization is not None else run.model.precision
-        kind = run.model.quantization or stored
-        return model.shape.total_parameters * LEAST_BYTES[kind] / run.run.num_workers
-
-    least = {
-        "trainable_parameters": min(
-            run.method.trainable_parameters(model.shape, model.family) for run in runs
-        ),
-        "peak_memory_bytes": min(map(weights, runs)),
-    }
-    faults = [
-        f"search.limits.{name} must be at least {least[name]:,.0f}, the least that any trial of "
-        f"this space can have, or none can win, but got {limit:,.0f}"
-        for name, limit in limits.items()
-        if name in least and limit < least[name]
-    ]
-    if faults:
-        raise ConfigError("\n".join(faults))
 
 
 def _span(values: Iterable[int]) -> tuple[int, int]:

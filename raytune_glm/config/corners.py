@@ -1,80 +1,17 @@
-"""The search space against the run that it changes: its paths, and the run at each of its corners.
+"""The search space against the run that it changes: the run at each of its corners.
 
 Read next: `check`.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from raytune_glm import space as spaces
-from raytune_glm.config.faults import known_keys
 from raytune_glm.config.load import run_of, trial_run
 from raytune_glm.config.tree import RunConfig, SweepConfig
 from raytune_glm.errors import ConfigError, UserError
-
-_NO_TRIALS_OWN = frozenset(
-    {"model.path", "model.family"}
-    | {f"data.{name}" for name in ("dev", "dev_rows", "split_seed", "max_dev_rows")}
-    | {f"data.{name}" for name in ("test", "max_test_rows", "retain", "max_retain_rows")}
-)
-"""One for all trials of a sweep, beside the section `run`: the base, and the rows that compare."""
-
-
-def check_paths(sweep: SweepConfig) -> None:
-    """Refuse paths of the search space that are no setting which a trial may have of its own.
-
-    Raises:
-        ConfigError: There is one; the message has the nearest that is.
-    """
-    known = _searchable_paths()
-    lines = []
-    for path, dimension in sweep.search.space.items():
-        settings = [path]
-        if isinstance(dimension, spaces.OneOf):
-            settings += [f"{path}.{name}" for names in dimension.one_of.values() for name in names]
-        lines += [_no_such(setting, known) for setting in settings if setting not in known]
-        section = path.partition(".")[0]
-        if section != path and section in sweep.search.space:
-            lines.append(
-                f"search.space.{path}: must not stand beside search.space.{section}, which sets "
-                f"the whole section: search it inside that one"
-            )
-    if lines:
-        raise ConfigError("\n".join(lines))
-
-
-def _no_such(setting: str, known: list[str]) -> str:
-    shared = [path for path in _all_paths() if path not in known]
-    near = difflib.get_close_matches(setting, [*known, *shared], 1, cutoff=0.5)
-    if near and near[0] in shared:
-        return (
-            f"search.space.{setting}: {near[0]} is one for all trials of a sweep and cannot be "
-            "searched: write it in its section"
-        )
-    hint = f": did you mean {near[0]}?" if near else ""
-    return (
-        f"search.space.{setting}: there is no such setting that a trial can have of its own{hint}"
-    )
-
-
-def _all_paths() -> list[str]:
-    return [
-        path
-        for section in RunConfig.model_fields
-        for path in (section, *(f"{section}.{name}" for name in known_keys(RunConfig, [section])))
-    ]
-
-
-def _searchable_paths() -> list[str]:
-    """Settings that a trial may have of its own."""
-    return [
-        path
-        for path in _all_paths()
-        if path.partition(".")[0] != "run" and path not in _NO_TRIALS_OWN
-    ]
 
 
 def corner_runs(sweep: SweepConfig, faults: list[UserError]) -> list[RunConfig]:

@@ -19,16 +19,21 @@ from raytune_glm.errors import ConfigError
 Tree = TypeVar("Tree", bound=BaseModel)
 
 # By pydantic's error types; its own words for these speak of Python's types.
+_NO_SECTION = ("model_type", "model_attributes_type")
 _RULES = {
     "missing": "must be given, and is not there",
-    "model_type": "must be a section with keys of its own",
-    "model_attributes_type": "must be a section with keys of its own",
+    **dict.fromkeys(_NO_SECTION, "must be a section with keys of its own"),
     "dict_type": "must be a mapping",
     "string_type": "must be text",
     "tuple_type": "must be a list",
     "too_short": "must have at least {min_length} item",
     "union_tag_invalid": "{discriminator} must be one of {expected_tags}, but got {tag!r}",
     "union_tag_not_found": "must have the key {discriminator}",
+    "float_parsing": "must be a number",
+}
+_REMEDIES = {
+    "dict_type": "write {} for an empty one",
+    "float_parsing": "write it without a unit, 24e9 or 1e-4 say",
 }
 
 
@@ -49,8 +54,7 @@ def validate(kind: type[Tree], tree: Mapping[str, Any], *, source: str) -> Tree:
     try:
         built = kind.model_validate(tree)
     except ValidationError as error:
-        # A rule of the whole tree tells each of its faults on a line of its own.
-        lines = [text for fault in error.errors() for text in _line(kind, fault).splitlines()]
+        lines = [line for fault in error.errors() for line in _lines(kind, fault)]
     else:
         lines = [
             f"{where}: must be a number, but got {value}"
@@ -62,28 +66,78 @@ def validate(kind: type[Tree], tree: Mapping[str, Any], *, source: str) -> Tree:
     raise ConfigError("\n  ".join([f"{source} has {count}:", *lines]))
 
 
-def _line(kind: type[BaseModel], fault: Any) -> str:
-    location, untagged = fault["loc"], _without_tags(kind, fault["loc"])
-    where = f"{'.'.join(map(str, untagged))}: " if untagged else ""
-    if fault["type"] == "extra_forbidden" and (owners := _variants_with(kind, location)):
-        *_, chosen, _ = location
-        section = ".".join(map(str, untagged[:-1]))
-        return (
-            f"{where}is a setting of {' and '.join(owners)}, not of {chosen}: leave it out, or "
-            f"begin the section anew by {section}={chosen}"
-        )
+def _lines(kind: type[BaseModel], fault: Any) -> list[str]:
+    """What is wrong at one place: of a rule over several settings each fault on its own line."""
+    where = ".".join(map(str, _without_tags(kind, fault["loc"])))
     if fault["type"] == "extra_forbidden":
-        if len(location) == 1 and (found := _setting_named(kind, location[0])):
-            return f"{where}there is no such key; did you mean {found}?"
-        return f"{where}there is no such key{_hint(location[-1], known_keys(kind, location[:-1]))}"
+        messages = [_unknown_key(kind, fault["loc"], where)]
+    else:
+        messages = (_message(fault) + _remedy(kind, fault, where)).splitlines()
+    # Rules over several settings name them by their paths.
+    return [
+        message if not where or message.startswith(f"{where}.") else f"{where}: {message}"
+        for message in messages
+    ]
+
+
+def _unknown_key(kind: type[BaseModel], location: tuple[Any, ...], where: str) -> str:
+    if owners := _variants_with(kind, location):
+        *_, chosen, _ = location
+        return (
+            f"is a setting of {' and '.join(owners)}, not of {chosen}: leave it out, or "
+            f"begin the section anew by {where.rpartition('.')[0]}={chosen}"
+        )
+    if len(location) == 1 and (found := _setting_named(kind, location[0])):
+        return f"there is no such key; did you mean {found}?"
+    return f"there is no such key{_hint(location[-1], known_keys(kind, location[:-1]))}"
+
+
+def _message(fault: Any) -> str:
     if fault["type"] in _RULES:
         message = _RULES[fault["type"]].format(**fault.get("ctx", {}))
     else:
         message = fault["msg"].removeprefix("Value error, ")
         message = re.sub("^(Input|String) should", "must", message)
     if isinstance(fault["input"], dict) or "but got" in message:
-        return where + message
-    return f"{where}{message}, but got {fault['input']!r}"
+        return message
+    return f"{message}, but got {fault['input']!r}"
+
+
+def _remedy(kind: type[BaseModel], fault: Any, where: str) -> str:
+    if fault["type"] in (*_NO_SECTION, "union_tag_not_found"):
+        return _section_like(kind, fault["loc"], where)
+    if fault["type"] == "missing":
+        examples = _examples(kind, fault["loc"])
+        return f": add {where}={examples[0]}, say" if examples else ""
+    remedy = _REMEDIES.get(fault["type"])
+    return "" if remedy is None else f": {remedy}"
+
+
+def _section_like(kind: type[BaseModel], location: tuple[Any, ...], where: str) -> str:
+    """What may stand where a section should."""
+    below: Any = kind
+    for part in location:
+        below, _ = _below(below, part)
+    models = _models_in(below)
+    if len(models) > 1:
+        return f": write one of {', '.join(str(_tag(model)) for model in models)}"
+    defaults = {
+        name: field.default
+        for model in models
+        for name, field in model.model_fields.items()
+        if isinstance(field.default, int | float | str)
+    }
+    like = ", ".join(f"{name}: {value}" for name, value in [*defaults.items()][:2])
+    return f": write {where}={{{like}}}, say" if like else ""
+
+
+def _examples(kind: Any, location: tuple[Any, ...]) -> list[Any]:
+    """The examples of a field that is missing."""
+    *above, name = location
+    for part in above:
+        kind, _ = _below(kind, part)
+    fields = [model.model_fields[name] for model in _models_in(kind) if name in model.model_fields]
+    return [example for field in fields for example in field.examples or ()]
 
 
 def _variants_with(kind: Any, location: tuple[int | str, ...]) -> list[Any]:
@@ -137,6 +191,13 @@ def known_keys(kind: Any, location: Iterable[int | str]) -> list[str]:
     for part in location:
         kind, _ = _below(kind, part)
     return [name for k in _models_in(kind) for name in k.model_fields]
+
+
+def known_variants(kind: type[BaseModel], section: str) -> list[str]:
+    """List the names of the variants that may stand in a section; none where it is but one."""
+    below, _ = _below(kind, section)
+    models = _models_in(below)
+    return [str(_tag(model)) for model in models] if len(models) > 1 else []
 
 
 def _without_tags(kind: Any, location: Iterable[int | str]) -> list[int | str]:

@@ -1,4 +1,7 @@
-"""Reading a sweep file: YAML, and the overrides of the command line. Read next: `faults`."""
+"""Reading a sweep file: YAML, and the overrides of the command line.
+
+Read next: `overrides`, `faults`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import Any, TypeVar
 import yaml
 
 from raytune_glm.config.faults import validate
+from raytune_glm.config.overrides import apply, set_path
+from raytune_glm.config.paths import check_nulls
 from raytune_glm.config.tree import RunConfig, SweepConfig
 from raytune_glm.data import SPLITS
 from raytune_glm.errors import ConfigError
@@ -95,8 +100,9 @@ def parse_sweep(text: str, overrides: Iterable[str] = (), *, source: str) -> Swe
         )
     _name_sections(tree)
     for override in overrides:
-        set_path(tree, *parse_override(override))
+        apply(tree, *parse_override(override))
         _name_sections(tree)
+    check_nulls(tree)
     sweep = _with_absolute_paths(validate(SweepConfig, tree, source=source))
     _refuse_searched(sweep, [parse_override(override)[0] for override in overrides])
     return sweep
@@ -160,44 +166,6 @@ def _parse(text: str, source: str) -> Any:
     # ValueError: what looks like a date and is none, `2024-13-01`.
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{source} is not YAML: {error}") from None
-
-
-def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
-    """Put `value` at a dotted path of nested mappings, making those that are not there yet.
-
-    Keys under `search.space` are dotted paths themselves, and are kept whole.
-
-    Raises:
-        ConfigError: A part of the path is a value that has no parts.
-    """
-    prefix = "search.space."
-    keys = (
-        ["search", "space", path.removeprefix(prefix)]
-        if path.startswith(prefix)
-        else path.split(".")
-    )
-    node = tree
-    for depth, key in enumerate(keys[:-1]):
-        child = node.setdefault(key, {})
-        if child is None:
-            child = node[key] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(
-                f"{path} cannot be set: {'.'.join(keys[: depth + 1])} is {child!r}, not a section"
-            )
-        node = child
-    node[keys[-1]] = value
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Give nested mappings as one, dotted path -> value: the inverse of `set_path`."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        key: value
-        for name, child in tree.items()
-        for key, value in flat(child, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
 
 
 def run_of(sweep: SweepConfig) -> RunConfig:

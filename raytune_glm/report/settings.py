@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from raytune_glm import files
-from raytune_glm.config.load import flat
+from raytune_glm.config.overrides import flat
 from raytune_glm.errors import ConfigError
 from raytune_glm.trials.records import ResultsFolder
 

@@ -34,7 +34,7 @@ def variants(space: Space) -> dict[str, list[str]]:
 
 def bad_pairs(search: SearchSettings) -> list[str]:
     """What of a search cannot work, or would have no effect."""
-    rules = (_objectives, _sampler, _grid, _scheduler, _population, _variants)
+    rules = (_objectives, _sampler, _grid, _scheduler, _population, _variants, _confirm)
     return [fault for rule in rules for fault in rule(search)]
 
 
@@ -111,14 +111,15 @@ def _scheduler(search: SearchSettings) -> Iterator[str]:
     if scheduler.unit is not None and scheduler.unit != budget.unit:
         yield (
             f"search.scheduler {scheduler.name} must count in the unit of search.budget, which is "
-            f"{budget.unit}, but its settings are in {scheduler.unit}"
+            f"{budget.unit}, but got {scheduler.period}: give it a period in {budget.unit}, where "
+            f"it takes one, or write search.budget.unit={scheduler.unit}"
         )
     grace = getattr(scheduler, "grace", None)
     if grace is not None and budget.per_trial is not None and grace >= budget.per_trial:
         yield (
             f"search.scheduler {scheduler.name} must have a grace period below "
-            f"search.budget.per_trial, or it stops nobody, but got {grace:g} and "
-            f"per_trial={budget.per_trial:g}"
+            f"search.budget.per_trial, or it stops nobody, but got {scheduler.period} and "
+            f"per_trial={budget.per_trial:g} {budget.unit}: lower the one or raise the other"
         )
 
 
@@ -145,6 +146,12 @@ def _population(search: SearchSettings) -> Iterator[str]:
             f"search.scheduler {name} with quantile={scheduler.quantile:g}, or nobody is "
             f"among the worst, but got num_trials={search.num_trials}"
         )
+    if search.max_concurrent is not None and search.max_concurrent < smallest:
+        yield (
+            f"search.max_concurrent must be at least {smallest} for search.scheduler {name} with "
+            f"quantile={scheduler.quantile:g}, which compares trials that run side by side, but "
+            f"got max_concurrent={search.max_concurrent}: leave it out, and all run at once"
+        )
     if search.objectives:
         yield f"search.scheduler {name} must have one objective, but got search.objectives"
 
@@ -168,6 +175,11 @@ def _variants(search: SearchSettings) -> Iterator[str]:
         return
     if isinstance(search.sampler, GridSettings):
         yield f"{named} must be left out for search.sampler grid, which tries every point"
+    if 0 < search.quota.trials < search.quota.complete:
+        yield (
+            "search.quota.complete must be at most search.quota.trials, of which they are, but got "
+            f"complete={search.quota.complete} with trials={search.quota.trials}: raise trials"
+        )
     if search.quota.complete and isinstance(search.scheduler, PBTSettings):
         yield (
             f"search.quota.complete must be left out for search.scheduler {search.scheduler.name}, "
@@ -181,4 +193,14 @@ def _variants(search: SearchSettings) -> Iterator[str]:
         yield (
             f"search.num_trials must be at least {least} for search.quota, that of {len(names)} "
             f"variants together, but got num_trials={search.num_trials}"
+        )
+
+
+def _confirm(search: SearchSettings) -> Iterator[str]:
+    confirm = search.confirm
+    if confirm is not None and confirm.top > search.num_trials:
+        yield (
+            "search.confirm.top must be at most search.num_trials, since it is the best of those "
+            f"that are trained again, but got top={confirm.top} with "
+            f"num_trials={search.num_trials}: lower the one or raise the other"
         )

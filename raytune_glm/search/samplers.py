@@ -32,6 +32,9 @@ class _SamplerSettings(BaseModel):
     them, since it proposes what it proposes."""
     takes_conditions: ClassVar[bool] = True
     """Whether it can search settings that only some trials have, those inside a `one_of`."""
+    waits_for: ClassVar[str | None] = "num_startup_trials"
+    """Its setting of how many trials are proposed at random before it proposes by what it learnt;
+    none: it never learns."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1234
     """Seed of the proposals. With one trial at a time, the same seed proposes the same trials."""
@@ -206,6 +209,7 @@ class NSGA2Settings(_SamplerSettings):
     """NSGA-II (Deb et al. 2002), a genetic algorithm for several objectives and many trials."""
 
     learns_from_stopped: ClassVar[bool] = False
+    waits_for: ClassVar[str | None] = "population"
 
     name: Literal["nsga2"] = "nsga2"
     population: Annotated[int, Field(ge=2)] = 16
@@ -225,6 +229,7 @@ class RandomSettings(_SamplerSettings):
     """Uniform random proposals: the yardstick for every other sampler."""
 
     learns: ClassVar[bool] = False
+    waits_for: ClassVar[str | None] = None
 
     name: Literal["random"] = "random"
 
@@ -244,6 +249,7 @@ class GridSettings(_SamplerSettings):
     """
 
     learns: ClassVar[bool] = False
+    waits_for: ClassVar[str | None] = None
 
     name: Literal["grid"] = "grid"
 

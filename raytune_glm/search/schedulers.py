@@ -56,6 +56,15 @@ class _SchedulerSettings(BaseModel):
     compares_with_finished: ClassVar[bool] = True
     """Whether a resumed sweep shows it the trials that ended before."""
 
+    @property
+    def period(self) -> str:
+        """The setting by which it counts, with its value, for messages; empty: there is none."""
+        return ""
+
+    def needs_report_every(self) -> int | None:
+        """Steps between two decisions over a trial that each want a report; none: at any report."""
+        return None
+
 
 class _Graceful(_SchedulerSettings):
     grace_period_steps: Annotated[int, Field(ge=1)] | None = None
@@ -69,7 +78,9 @@ class _Graceful(_SchedulerSettings):
             raise ValueError(
                 "exactly one of `grace_period_steps` and `grace_period_device_seconds` must be "
                 f"given, but got grace_period_steps={self.grace_period_steps}, "
-                f"grace_period_device_seconds={self.grace_period_device_seconds}"
+                f"grace_period_device_seconds={self.grace_period_device_seconds}: write the "
+                "optimizer steps that every trial may take, grace_period_steps: 40 say, or with "
+                "search.budget.unit=device_seconds the device-seconds"
             )
         return self
 
@@ -84,6 +95,11 @@ class _Graceful(_SchedulerSettings):
     def unit(self) -> Unit:
         """The unit that the scheduler was written for."""
         return "steps" if self.grace_period_steps is not None else "device_seconds"
+
+    @property
+    def period(self) -> str:
+        """See `_SchedulerSettings.period`."""
+        return f"grace_period_{self.unit}={self.grace:g}"
 
     def needs_reports_before(self) -> int | None:
         """The step by which a trial must have reported for the scheduler to have any effect.
@@ -163,8 +179,9 @@ class PBTSettings(_SchedulerSettings):
     compares_with_finished: ClassVar[bool] = False
 
     name: Literal["pbt"] = "pbt"
-    interval_steps: Annotated[int, Field(ge=1)]
-    """Optimizer steps between two decisions over a trial; it needs a report at each."""
+    interval_steps: Annotated[int, Field(ge=1, examples=[40])]
+    """Optimizer steps between two decisions over a trial, a multiple of `train.eval_every_steps`:
+    it needs a report at each."""
     quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
     """Share of the population that counts as worst, and as best."""
     resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
@@ -178,8 +195,17 @@ class PBTSettings(_SchedulerSettings):
         """The unit that the scheduler was written for."""
         return "steps"
 
+    @property
+    def period(self) -> str:
+        """See `_SchedulerSettings.period`."""
+        return f"interval_steps={self.interval_steps}"
+
     def needs_reports_before(self) -> int | None:
         """See `ASHASettings.needs_reports_before`."""
+        return self.interval_steps
+
+    def needs_report_every(self) -> int | None:
+        """Its interval: it decides at the multiples of that."""
         return self.interval_steps
 
     def build(self, contest: Contest) -> TrialScheduler:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,8 +61,9 @@ class SearchSettings(_Settings):
     """What to search, how many trials, who proposes them and who stops them."""
 
     space: Space = Field(default_factory=dict)
-    """Dotted path of a setting -> the values it may take; a null takes a setting out of the search.
-    Empty: every trial is the file as it is."""
+    """Dotted path of a setting -> the values it may take; empty: every trial is the file as it is.
+    A null on the command line takes an entry out: `search.space.method.rank=null`, or a variant,
+    `search.space.method.one_of.full=null`."""
     num_trials: Annotated[int, Field(ge=1)] = 1
     """Trials of the sweep, stopped and failed ones counted in."""
     metric: str = "eval_loss"
@@ -124,24 +125,22 @@ class SearchSettings(_Settings):
 
     @model_validator(mode="after")
     def _check_pairs(self) -> SearchSettings:
-        faults = bad_pairs(self)
+        faults = [*bad_pairs(self), *self._bad_starts()]
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError("\n".join(faults))
         return self
 
-    @model_validator(mode="after")
-    def _check_start(self) -> SearchSettings:
+    def _bad_starts(self) -> Iterator[str]:
         for place, values in enumerate(self.start_with):
             try:
                 locate(self.space, values)
             except ValueError as error:
-                raise ValueError(f"start_with.{place}: {error}") from None
+                yield from (f"search.start_with.{place}: {line}" for line in str(error).split("\n"))
         if len(self.start_with) > self.num_trials:
-            raise ValueError(
-                f"num_trials must be at least the number of settings in start_with, but got "
-                f"num_trials={self.num_trials} with {len(self.start_with)} of them"
+            yield (
+                "search.num_trials must be at least the number of settings in search.start_with, "
+                f"but got num_trials={self.num_trials} with {len(self.start_with)} of them"
             )
-        return self
 
     @property
     def all_objectives(self) -> tuple[str, ...]:

@@ -189,7 +189,10 @@ class LogRange(_Interval):
 
     def grid(self) -> list[float]:
         """No list: ValueError always."""
-        raise ValueError("has infinitely many values: write a `choice` of some of them")
+        raise ValueError(
+            "has infinitely many values: write a `choice` of some of them, or a `range` with a "
+            "`step`"
+        )
 
     def locate(self, value: Any) -> float:
         """The value as a study stores it; ValueError where it is not in the range."""
@@ -262,7 +265,8 @@ def parse_dimension(value: Any, kinds: Mapping[str, type[BaseModel]]) -> Any:
     if len(written) != 1:
         raise ValueError(
             f"a dimension must be a mapping with exactly one of the keys {', '.join(kinds)}, "
-            f"but got {value!r}; write {{choice: [...]}} for listed values"
+            f"but got {value!r}; write {{choice: [...]}} for listed values, {{range: [low, high]}} "
+            "for all between two, or, to search it no more, null here and the value in its section"
         )
     kind = kinds[written[0]]
     for key in value:

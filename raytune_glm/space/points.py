@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -61,10 +62,30 @@ def locate(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
             found[path] = located(path, dimension, left.pop(path))
     if left:
         raise ValueError(
-            f"{', '.join(left)}: must be searched by such a trial, but is not in search.space, or "
-            "belongs to another variant"
+            "\n".join(
+                f"{path}: must be searched by such a trial, but {_unplaced(space, path, found)}"
+                for path in left
+            )
         )
     return found
+
+
+def _unplaced(space: Space, path: str, found: Mapping[str, Any]) -> str:
+    """Why a value is of no dimension of a trial, and what to do about it."""
+    section, _, name = path.rpartition(".")
+    dimension = space.get(section)
+    owners = dimension.variants_with(name) if isinstance(dimension, OneOf) else []
+    if owners and f"{section}.name" not in found:
+        return f"its variant is not named: add {section}: {' or '.join(owners)}"
+    if owners:
+        return f"is one of {' and '.join(owners)}, not of {found[f'{section}.name']}: leave it out"
+    known = [*space]
+    for of, other in space.items():
+        if isinstance(other, OneOf):
+            known += [f"{of}.{inside}" for names in other.one_of.values() for inside in names]
+    near = difflib.get_close_matches(path, known, 1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'nothing'}"
+    return f"is not in search.space: {hint}"
 
 
 def grid(space: Space) -> list[dict[str, Any]]:

@@ -46,6 +46,10 @@ class OneOf(BaseModel):
             chosen[f"{section}.{name}"] = dimension.choose(chooser, f"{section}[{variant}].{name}")
         return chosen
 
+    def variants_with(self, name: str) -> list[str]:
+        """The variants that search a setting of this name."""
+        return [variant for variant, dimensions in self.one_of.items() if name in dimensions]
+
     def extremes_of_section(self, section: str) -> Iterator[Overrides]:
         """Every variant with every combination of its settings' extremes."""
         for variant, dimensions in self.one_of.items():
@@ -105,4 +109,4 @@ def _without_nulls(value: Any) -> Any:
 
 
 Space: TypeAlias = Annotated[dict[str, Dimension], BeforeValidator(_without_nulls)]
-"""Dotted path -> dimension. Null takes one out of the file: `search.space.method.alpha=null`."""
+"""Dotted path -> dimension; a null is no dimension, and its path is left out."""

@@ -120,11 +120,16 @@ def test_a_setting_of_a_variant_that_does_not_exist_is_refused(file: Path) -> No
     assert message.startswith("search.space.method.rnak: there is no such setting")
 
 
-def test_a_variant_that_does_not_exist_is_refused(file: Path) -> None:
-    message = refusal(file, "search.space.method={one_of: {lorra: {}}}")
-    assert "search.space: at method={'name': 'lorra'}" in message
-    assert "method: 'name' must be one of 'lora', " in message
-    assert "but got 'lorra'" in message
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method={one_of: {lorra: {}}}", "method has no such variant: did you mean lora?"),
+        ("method.one_of.qqqq={}", "method has no such variant: the variants are lora, "),
+        ("train={one_of: {lora: {}}}", "must have no one_of, since section train has no variants"),
+    ],
+)
+def test_a_variant_that_does_not_exist_is_refused(file: Path, override: str, message: str) -> None:
+    assert message in refusal(file, f"search.space.{override}")
 
 
 def test_a_setting_beside_its_whole_section_would_have_no_effect(file: Path) -> None:
@@ -135,8 +140,14 @@ def test_a_setting_beside_its_whole_section_would_have_no_effect(file: Path) -> 
     )
     assert message == (
         "search.space.method.rank: must not stand beside search.space.method, which sets the whole "
-        "section: search it inside that one"
+        "section: search it inside that one, and take this one out by search.space.method.rank=null"
     )
+
+
+def test_a_null_for_what_is_no_setting_is_refused_in_a_mapping_too(file: Path) -> None:
+    space = "search.space={method.rnk: null, method.alpha: null, train.seed: {choice: [1]}}"
+    with pytest.raises(ConfigError, match=r"^search\.space\.method\.rnk: .* method\.rank\?$"):
+        check(file, space)
 
 
 def test_all_wrong_paths_are_told_at_once(file: Path) -> None:
@@ -303,6 +314,21 @@ def test_a_scheduler_that_sees_no_report_in_time_is_refused(
     assert message.endswith("evaluate more often, decide earlier, or leave it out")
 
 
+def test_a_population_is_decided_over_where_trials_are_evaluated(file: Path) -> None:
+    search = ["search.space.train.learning_rate={log_range: [1e-4, 1e-2]}", "search.num_trials=4"]
+    pbt = "search.scheduler={name: pbt, interval_steps: "
+    check(file, *search, pbt + "80}")
+    for steps in (50, 20):
+        message = refusal(file, *search, f"{pbt}{steps}}}")
+        assert f"but got interval_steps={steps} with train.eval_every_steps=40: write a" in message
+        assert message.endswith(f"{80 if steps == 50 else 40} say, or evaluate more often")
+
+
+def test_a_scheduler_is_told_with_the_setting_that_is_its_period(file: Path) -> None:
+    message = refusal(file, ASHA.replace("40", "100"))
+    assert "got train.eval_every_steps=40 and grace_period_steps=100 in trials of 120" in message
+
+
 def test_rows_that_nobody_has_counted_give_a_scheduler_no_end(file: Path) -> None:
     overrides = [ASHA, "data.train=hub:owner/name", "train.max_steps=null", "train.epochs=2"]
     assert refusal(file, *overrides).startswith("train.max_steps must be given for search.sched")
@@ -412,6 +438,25 @@ def test_a_limit_below_what_any_trial_trains_is_refused(file: Path, tiny_glm: Pa
     check(file, "search.limits.triple_f1=-0.5")  # of a score nobody knows the least
 
 
+def test_a_limit_that_no_trial_of_a_variant_can_meet_is_refused_with_the_variant(
+    file: Path,
+) -> None:
+    total = check(file).model.shape.total_parameters
+    methods = [
+        "search.space.method={one_of: {lora: {rank: {choice: [4]}}, full: {}}}",
+        f"search.limits.trainable_parameters={total - 1}",
+    ]
+    message = refusal(file, *methods)
+    assert f"trainable_parameters must be at least {total:,}, the least that a trial of method" in (
+        message
+    )
+    assert f"method full can have, or none of those can win, but got {total - 1:,}" in message
+    assert "lora" not in message
+    remedy = "search.space.method.one_of.full=null"
+    assert f"leave full out by {remedy}, or raise the limit" in message
+    check(file, *methods, remedy)
+
+
 def test_a_limit_below_the_bases_own_weights_is_refused(file: Path) -> None:
     total = check(file).model.shape.total_parameters
     check(file, f"search.limits.peak_memory_bytes={4 * total}")
@@ -493,6 +538,31 @@ def test_rows_on_which_a_silent_model_counts_as_right_are_remarked(
     [remark] = check(file, f"data.dev={rows}", "search.metric=triple_f1").remarks
     assert remark.startswith("2 of the 3 rows of data.dev have an answer without anything that")
     assert check(file, f"data.dev={rows}").remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "remark"),
+    [
+        (["search.num_trials=10"], "before it has seen num_startup_trials=10 trials, so all 10"),
+        (["search.sampler={name: nsga2}", "search.num_trials=9"], "has seen population=16 trials"),
+        (["search.sampler={name: forecast, num_startup_trials: 4}", "search.num_trials=10"], None),
+        (["search.sampler=random"], None),
+        (
+            [
+                *("search.sampler=random", "search.num_trials=8", "search.max_concurrent=4"),
+                "search.scheduler={name: pbt, interval_steps: 40}",
+            ],
+            "compares the 4 trials of search.max_concurrent that run side by side, not all 8",
+        ),
+    ],
+)
+def test_a_search_that_does_otherwise_than_its_parts_promise_is_remarked(
+    file: Path, overrides: list[str], remark: str | None
+) -> None:
+    space = "search.space.train.learning_rate={log_range: [1e-4, 1e-2]}"
+    remarks = check(file, space, *overrides).remarks
+    assert len(remarks) == (remark is not None)
+    assert remark is None or remark in remarks[0]
 
 
 def test_faults_of_batch_sizes_and_of_packs_are_told_together(file: Path) -> None:

@@ -105,6 +105,51 @@ def test_null_takes_a_setting_out_of_the_search(file: Path) -> None:
     assert load_sweep(file, ["search.space.method.rank=null"]).search.space == {}
 
 
+METHODS = "search.space={method: {one_of: {lora: {rank: {choice: [4, 8]}}, freeze: {}, full: {}}}}"
+
+
+def test_variants_and_their_settings_are_reached_by_their_paths(file: Path) -> None:
+    overrides = [
+        METHODS,
+        "search.space.method.one_of.full=null",
+        "search.space.method.one_of.lora.rank=null",
+        "search.space.method.one_of.lora.alpha={choice: [16]}",
+        "search.space.method.one_of.prompt_tuning={}",
+    ]
+    found = load_sweep(file, overrides).search.space["method"]
+    assert found.model_dump(exclude_defaults=True) == {
+        "one_of": {"lora": {"alpha": {"choice": (16,)}}, "freeze": {}, "prompt_tuning": {}}
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hint"),
+    [
+        (["search.space.method.rnk=null"], "did you mean search.space.method.rank=null?"),
+        (["search.space.qqqqqq=null"], "it has method.rank"),
+        (["search.space={}", "search.space.method.rank=null"], "the space is empty"),
+        (["search=null", "search.space.method.rank=null"], "the space is empty"),
+        (
+            [METHODS, "search.space.method.one_of.ful=null"],
+            "did you mean search.space.method.one_of.full=null?",
+        ),
+        (
+            [METHODS, "search.space.method.one_of.lora.rnk=null"],
+            "did you mean search.space.method.one_of.lora.rank=null?",
+        ),
+    ],
+)
+def test_a_null_that_takes_nothing_out_is_refused(
+    file: Path, overrides: list[str], hint: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_sweep(file, overrides)
+    path = overrides[-1].removesuffix("=null")
+    assert str(raised.value) == (
+        f"{path} must be in the search space for a null to take it out, but is not: {hint}"
+    )
+
+
 def test_one_target_module_needs_no_list(file: Path) -> None:
     sweep = load_sweep(file, ["method.target_modules=query_key_value"])
     assert sweep.method.target_modules == ("query_key_value",)
@@ -208,7 +253,10 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path: Path, text: str, problem: 
             "search.sampler={name: tp}",
             "search.sampler: 'name' must be one of 'forecast', 'tpe', 'bohb', 'cmaes', ",
         ),
-        ("search.sampler={seed: 1}", "search.sampler: must have the key 'name'"),
+        (
+            "search.sampler={seed: 1}",
+            "search.sampler: must have the key 'name': write one of forecast, tpe, ",
+        ),
         (
             "search.scheduler={name: asha}",
             "search.scheduler: exactly one of `grace_period_steps` and `grace_period_device_sec",
@@ -238,8 +286,34 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path: Path, text: str, problem: 
         ),
         ("model.path=", "model.path: must be text, but got None"),
         ("model.family=glm9", "model.family: must be one of chatglm3, "),
-        ("search.space=[]", "search.space: must be a mapping, but got []"),
+        ("search.space=[]", "search.space: must be a mapping, but got []: write {} for an empty"),
+        ("search.space=null", "search.space: must be a mapping, but got None: write {} for an emp"),
         ("search.space.method.rank=8", "search.space.method.rank: a dimension must be a mapping"),
+        ("search.space.method.rank=8", "{range: [low, high]} for all between two, or, to search"),
+        (
+            "search.space.method={one_of: {lora: {}, full: null}}",
+            "search.space.method.one_of.full: must be a mapping, but got None: write {} for an",
+        ),
+        (
+            "search.sampler=null",
+            "search.sampler: must be a section with keys of its own, but got None: write one of "
+            "forecast, tpe, ",
+        ),
+        (
+            "search.confirm=3",
+            "search.confirm: must be a section with keys of its own, but got 3: write "
+            "search.confirm={top: 3, seeds: 5}, say",
+        ),
+        (
+            "search.scheduler=pbt",
+            "search.scheduler.interval_steps: must be given, and is not there: add "
+            "search.scheduler.interval_steps=40, say",
+        ),
+        (
+            "search.limits.peak_memory_bytes=24GB",
+            "search.limits.peak_memory_bytes: must be a number, but got '24GB': write it without a "
+            "unit, 24e9 or 1e-4 say",
+        ),
         (
             "search.space.method.rank={int_range: [8, 2]}",
             "search.space.method.rank: `int_range` must be [low, high] with low < high, but got "
@@ -316,6 +390,22 @@ def test_a_file_in_the_wrong_folder_is_told_with_the_right_one(tmp_path: Path) -
     there = written(tmp_path / "sweeps", yaml.safe_dump(SWEEP))
     with pytest.raises(ConfigError, match=rf"did you mean {there}\?"):
         load_sweep(tmp_path / "sweep.yaml")
+
+
+def test_rules_of_a_section_are_told_on_a_line_each_and_counted(file: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_sweep(
+            file,
+            [
+                *("search.sampler=cmaes", "search.objectives=[seconds]", "search.confirm={}"),
+                "search.start_with=[{rank: 4, method.rank: 5}]",
+            ],
+        )
+    head, *lines = str(raised.value).splitlines()
+    assert head.endswith("has 4 faults:")
+    assert [line.split()[0] for line in lines] == [
+        *("search.sampler", "search.sampler", "search.confirm.top", "search.start_with.0:")
+    ]
 
 
 def test_rules_between_sections_are_told_with_one_another(file: Path) -> None:

@@ -30,6 +30,9 @@ def test_what_goes_together_is_taken() -> None:
         {"space": RATE, "sampler": {"name": "bohb"}, "scheduler": ASHA},
         {"space": CHOICES, "num_trials": 4, "scheduler": PBT, "sampler": {"name": "random"}},
         {"space": METHODS, "num_trials": 9, "budget": {"per_variant": 600}},
+        {"space": METHODS, "num_trials": 9, "scheduler": ASHA, "quota": {"complete": 1}},
+        {"num_trials": 3, "confirm": {"top": 3}},
+        {"space": RATE, "num_trials": 4, "scheduler": PBT, "max_concurrent": 4},
     ):
         SearchSettings.model_validate(search)
 
@@ -47,11 +50,12 @@ def test_what_goes_together_is_taken() -> None:
         ),
         (
             {"space": RATE, "num_trials": 4, "sampler": {"name": "grid"}},
-            "search.space.train.learning_rate: has infinitely many values: write a `choice`",
+            "search.space.train.learning_rate: has infinitely many values: write a `choice` of "
+            "some of them, or a `range` with a `step`",
         ),
         (
-            {"space": TWO, "sampler": {"name": "grid"}},
-            "infinitely many values",
+            {"space": {"method.dropout": {"range": [0, 0.1]}}, "sampler": {"name": "grid"}},
+            "infinitely many values: give it a `step`, or write a `choice`",
         ),
         (
             {"space": CHOICES, "num_trials": 5, "sampler": {"name": "grid"}},
@@ -111,16 +115,18 @@ def test_what_goes_together_is_taken() -> None:
         ({"limits": {"peak_memory_bytes": 0}}, "must be above 0, or no trial can meet it"),
         (
             {"scheduler": ASHA, "budget": {"unit": "device_seconds", "per_trial": 60}},
-            "asha must count in the unit of search.budget, which is device_seconds",
+            "asha must count in the unit of search.budget, which is device_seconds, but got "
+            "grace_period_steps=10: give it a period in device_seconds",
         ),
         ({"budget": {"unit": "device_seconds"}}, "`per_trial` must be given for unit device_sec"),
         (
             {"scheduler": ASHA, "budget": {"per_trial": 10}},
-            "must have a grace period below search.budget.per_trial",
+            "must have a grace period below search.budget.per_trial, or it stops nobody, but got "
+            "grace_period_steps=10 and per_trial=10 steps",
         ),
         (
             {"scheduler": {"name": "asha"}},
-            "exactly one of `grace_period_steps` and `grace_period_device_seconds`",
+            "write the optimizer steps that every trial may take, grace_period_steps: 40 say, or",
         ),
         ({"quota": {"trials": 2}}, "search.quota.trials must have one one_of in search.space"),
         (
@@ -137,7 +143,22 @@ def test_what_goes_together_is_taken() -> None:
         ),
         (
             {"space": METHODS, "start_with": [{"method": "full", "method.rank": 4}]},
-            "start_with.0: method.rank: must be searched by such a trial",
+            "start_with.0: method.rank: must be searched by such a trial, but is one of lora, not "
+            "of full: leave it out",
+        ),
+        (
+            {"space": METHODS, "start_with": [{"method.rank": 4}]},
+            "method.rank: must be searched by such a trial, but its variant is not named: add "
+            "method: lora",
+        ),
+        (
+            {"space": CHOICES, "start_with": [{"rank": 4}]},
+            "start_with.0: rank: must be searched by such a trial, but is not in search.space: did "
+            "you mean method.rank?",
+        ),
+        (
+            {"space": METHODS, "start_with": [{"qqqq": 4}]},
+            "is not in search.space: it has method, train.learning_rate, method.rank",
         ),
         (
             {"space": RATE, "start_with": [{"train.learning_rate": 1.0}]},
@@ -145,7 +166,25 @@ def test_what_goes_together_is_taken() -> None:
         ),
         (
             {"space": RATE, "start_with": [{}, {}]},
-            "num_trials must be at least the number of settings in start_with",
+            "num_trials must be at least the number of settings in search.start_with",
+        ),
+        (
+            {"space": RATE, "num_trials": 8, "scheduler": PBT, "max_concurrent": 3},
+            "search.max_concurrent must be at least 4 for search.scheduler pbt with quantile=0.25",
+        ),
+        (
+            {"num_trials": 2, "confirm": {"top": 3}},
+            "search.confirm.top must be at most search.num_trials, since it is the best of those",
+        ),
+        (
+            {
+                "space": METHODS,
+                "num_trials": 9,
+                "scheduler": ASHA,
+                "quota": {"trials": 1, "complete": 2},
+            },
+            "search.quota.complete must be at most search.quota.trials, of which they are, but got "
+            "complete=2 with trials=1",
         ),
     ],
 )

@@ -11,7 +11,7 @@ import yaml
 
 from raytune_glm import files
 from raytune_glm.config import SweepConfig
-from raytune_glm.config.load import set_path
+from raytune_glm.config.overrides import set_path
 from raytune_glm.errors import ConfigError
 from raytune_glm.trials.history import earlier_trials
 from raytune_glm.trials.ledger import Ledger
