@@ -34,7 +34,7 @@ def variants(space: Space) -> dict[str, list[str]]:
 
 def bad_pairs(search: SearchSettings) -> list[str]:
     """What of a search cannot work, or would have no effect."""
-    rules = (_objectives, _sampler, _grid, _scheduler, _population, _variants, _confirm)
+    rules = (_objectives, _sampler, _grid, _scheduler, _population, _variants)
     return [fault for rule in rules for fault in rule(search)]
 
 
@@ -193,14 +193,4 @@ def _variants(search: SearchSettings) -> Iterator[str]:
         yield (
             f"search.num_trials must be at least {least} for search.quota, that of {len(names)} "
             f"variants together, but got num_trials={search.num_trials}"
-        )
-
-
-def _confirm(search: SearchSettings) -> Iterator[str]:
-    confirm = search.confirm
-    if confirm is not None and confirm.top > search.num_trials:
-        yield (
-            "search.confirm.top must be at most search.num_trials, since it is the best of those "
-            f"that are trained again, but got top={confirm.top} with "
-            f"num_trials={search.num_trials}: lower the one or raise the other"
         )

@@ -13,6 +13,7 @@ def remark_search(search: SearchSettings) -> Iterator[str]:
     """Tell what a search does otherwise than its sampler and scheduler promise."""
     yield from _never_learns(search)
     yield from _small_population(search)
+    yield from _few_to_confirm(search)
 
 
 def _never_learns(search: SearchSettings) -> Iterator[str]:
@@ -34,4 +35,14 @@ def _small_population(search: SearchSettings) -> Iterator[str]:
         yield (
             f"search.scheduler {search.scheduler.name} compares the {most} trials of "
             f"search.max_concurrent that run side by side, not all {search.num_trials}"
+        )
+
+
+def _few_to_confirm(search: SearchSettings) -> Iterator[str]:
+    # No fault: trials may be added to a sweep that runs.
+    if search.confirm is not None and search.confirm.top > search.num_trials:
+        yield (
+            f"search.confirm trains the best {search.confirm.top} trials again, but there are "
+            f"{search.num_trials}, so that all are: lower search.confirm.top, or raise "
+            "search.num_trials"
         )

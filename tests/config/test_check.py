@@ -547,6 +547,11 @@ def test_rows_on_which_a_silent_model_counts_as_right_are_remarked(
         (["search.sampler={name: nsga2}", "search.num_trials=9"], "has seen population=16 trials"),
         (["search.sampler={name: forecast, num_startup_trials: 4}", "search.num_trials=10"], None),
         (["search.sampler=random"], None),
+        (["search.sampler=random", "search.num_trials=3", "search.confirm={top: 3}"], None),
+        (
+            ["search.sampler=random", "search.num_trials=2", "search.confirm={top: 3}"],
+            "search.confirm trains the best 3 trials again, but there are 2, so that all are",
+        ),
         (
             [
                 *("search.sampler=random", "search.num_trials=8", "search.max_concurrent=4"),

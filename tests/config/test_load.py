@@ -397,14 +397,15 @@ def test_rules_of_a_section_are_told_on_a_line_each_and_counted(file: Path) -> N
         load_sweep(
             file,
             [
-                *("search.sampler=cmaes", "search.objectives=[seconds]", "search.confirm={}"),
-                "search.start_with=[{rank: 4, method.rank: 5}]",
+                *("search.sampler=cmaes", "search.objectives=[seconds]"),
+                "search.start_with=[{rank: 4}, {method.rank: 5}]",
             ],
         )
     head, *lines = str(raised.value).splitlines()
-    assert head.endswith("has 4 faults:")
+    assert head.endswith("has 5 faults:")
     assert [line.split()[0] for line in lines] == [
-        *("search.sampler", "search.sampler", "search.confirm.top", "search.start_with.0:")
+        *("search.sampler", "search.sampler", "search.start_with.0:", "search.start_with.1:"),
+        "search.num_trials",
     ]
 
 

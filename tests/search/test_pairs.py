@@ -31,7 +31,6 @@ def test_what_goes_together_is_taken() -> None:
         {"space": CHOICES, "num_trials": 4, "scheduler": PBT, "sampler": {"name": "random"}},
         {"space": METHODS, "num_trials": 9, "budget": {"per_variant": 600}},
         {"space": METHODS, "num_trials": 9, "scheduler": ASHA, "quota": {"complete": 1}},
-        {"num_trials": 3, "confirm": {"top": 3}},
         {"space": RATE, "num_trials": 4, "scheduler": PBT, "max_concurrent": 4},
     ):
         SearchSettings.model_validate(search)
@@ -171,10 +170,6 @@ def test_what_goes_together_is_taken() -> None:
         (
             {"space": RATE, "num_trials": 8, "scheduler": PBT, "max_concurrent": 3},
             "search.max_concurrent must be at least 4 for search.scheduler pbt with quantile=0.25",
-        ),
-        (
-            {"num_trials": 2, "confirm": {"top": 3}},
-            "search.confirm.top must be at most search.num_trials, since it is the best of those",
         ),
         (
             {
