@@ -10,6 +10,8 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from raytune_glm.signals import sigterm_as_ctrl_c
+
 
 def exit_status(run: Callable[[], int], *, interrupted: str = "interrupted") -> int:
     """Run a command; turn what the user did wrong into one message and status 2.
@@ -18,12 +20,13 @@ def exit_status(run: Callable[[], int], *, interrupted: str = "interrupted") -> 
 
     Args:
         run: The command's work; gives its exit status.
-        interrupted: What to say where Ctrl-C ends it.
+        interrupted: What to say where Ctrl-C or SIGTERM ends it.
     """
     from raytune_glm.errors import UserError
 
     try:
-        status = run()
+        with sigterm_as_ctrl_c():
+            status = run()
         sys.stdout.flush()  # here and not at exit, where a closed pipe is out of reach
         return status
     except UserError as error:

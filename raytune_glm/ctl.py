@@ -49,9 +49,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from raytune_glm.report.status import Status
+    from raytune_glm.report.status import HOW_TO_ADD, Status
     from raytune_glm.trials import lock
     from raytune_glm.trials.orders import await_answer, send
+    from raytune_glm.trials.stage import Stage
 
     root: Path = arguments.folder
     if not (root / "sweep.yaml").exists():
@@ -68,6 +69,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if not is_running:
         raise ConfigError(
             f"a sweep must run to be steered, but none does in {root}: {status.how_to_steer()}"
+        )
+    if Stage.of(root) is Stage.SCORE:
+        raise ConfigError(
+            f"a sweep must be searching to be steered, but the one in {root} is scoring saved "
+            f"adapters, its last work: let it end; {HOW_TO_ADD}"
         )
     name = send(root, order)
     told = await_answer(

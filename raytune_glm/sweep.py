@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
     from raytune_glm.trials.records import ResultsFolder
 
 
+class Ending(Enum):
+    """How the work on the cluster ended."""
+
+    DONE = "done"
+    OUT_OF_TIME = "out of time"
+    INTERRUPTED = "interrupted"
+    """The same command goes on with it."""
+
+
 EPILOG = """\
 Run the same command again to go on with a sweep that was interrupted.
 
@@ -37,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; give its exit status."""
     arguments = _parser().parse_intermixed_args(argv)
     return exit_status(
-        lambda: _sweep(arguments.sweep, arguments.overrides, only_check=arguments.check)
+        lambda: _sweep(arguments.sweep, arguments.overrides, only_check=arguments.check),
+        interrupted="interrupted: run the same command again to go on",
     )
 
 
@@ -90,10 +101,11 @@ def _sweep(path: Path, overrides: list[str], *, only_check: bool) -> int:
 def _run(sweep: SweepConfig, plan: Plan, results: ResultsFolder, console: Console) -> bool:
     """Run what is left of the sweep and write its results; say whether all went as it should."""
     from raytune_glm.metrics import METRICS
-    from raytune_glm.report.outcome import is_confirmed, is_settled, write_outcome
+    from raytune_glm.report.outcome import is_settled, write_outcome
     from raytune_glm.trials.history import earlier_trials
     from raytune_glm.trials.ledger import Ledger
     from raytune_glm.trials.respace import fit_study
+    from raytune_glm.trials.stage import Stage
 
     started = time.monotonic()
     mode = METRICS[sweep.search.metric].direction
@@ -101,14 +113,15 @@ def _run(sweep: SweepConfig, plan: Plan, results: ResultsFolder, console: Consol
     if misfits:
         console.print(f"space      changed: {misfits} trial(s) outside it stay as history")
     ledger = Ledger(results, sweep.search, mode=mode, history=earlier_trials(sweep))
-    out_of_time = False
+    Stage.SEARCH.enter(results.root)
+    ending = Ending.DONE
     if ledger.num_left or not is_settled(results, sweep):
-        out_of_time = _run_trials(sweep, plan, results, ledger, console)
+        ending = _run_trials(sweep, plan, results, ledger, console)
     seconds = time.monotonic() - started
     has_winner = write_outcome(results, sweep, seconds=seconds, console=console)
-    if out_of_time:
+    if ending is Ending.OUT_OF_TIME:
         console.print(f"search.time_budget_s is over; {ledger.num_left} trial(s) were not begun")
-    elif ledger.num_left or ledger.live or not is_confirmed(results, sweep):
+    elif ending is Ending.INTERRUPTED:
         console.print("[yellow]interrupted[/yellow]: run the same command again to go on")
         return False
     return has_winner
@@ -116,8 +129,8 @@ def _run(sweep: SweepConfig, plan: Plan, results: ResultsFolder, console: Consol
 
 def _run_trials(
     sweep: SweepConfig, plan: Plan, results: ResultsFolder, ledger: Ledger, console: Console
-) -> bool:
-    """Run the trials on Ray and score the winner; say whether the time budget ended them."""
+) -> Ending:
+    """Run the trials on Ray and score the winner."""
     import ray
 
     from raytune_glm.log import printing_to
@@ -154,8 +167,8 @@ def _search(
     console: Console,
     placement: Placement,
     hosts: Hosts | None,
-) -> bool:
-    """Run the trials, repeat the best where asked to, score the winner; say as `_run_trials`."""
+) -> Ending:
+    """Run the trials, repeat the best where asked to, score the winner."""
     from raytune_glm.report.settling import Settling
     from raytune_glm.trials.progress import Progress
     from raytune_glm.trials.tuner import run_trials
@@ -173,12 +186,16 @@ def _search(
                 placement=placement,
                 hosts=hosts,
             )
-    if out_of_time or not (ledger.num_left or ledger.live):
-        settling = Settling(sweep, results, placement, hosts, console)
-        if not out_of_time:
-            settling.confirm(max_steps=plan.max_steps)
+    if not out_of_time and (ledger.num_left or ledger.live):
+        return Ending.INTERRUPTED
+    settling = Settling(sweep, results, placement, hosts, console)
+    try:
+        if not out_of_time and not settling.confirm(max_steps=plan.max_steps):
+            return Ending.INTERRUPTED
         settling.score_winner()
-    return out_of_time
+    except KeyboardInterrupt:
+        return Ending.INTERRUPTED
+    return Ending.OUT_OF_TIME if out_of_time else Ending.DONE
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ LAYERS = (
     ("config",),
     ("data", "methods", "tracking"),
     ("models", "metrics", "space", "search", "schedulers", "legacy"),
-    ("errors", "log", "files", "memory", "processes", "environment", "command"),
+    ("errors", "log", "files", "memory", "processes", "environment", "signals", "command"),
 )
 """Packages and modules of `raytune_glm`, the highest layer first: imports go down or stay level."""
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -194,9 +197,7 @@ def test_an_option_that_does_not_exist_is_refused(desk: Path) -> None:
 
 
 def test_a_reader_that_wants_no_more_ends_a_command_without_a_word(desk: Path) -> None:
-    (desk / "sweep.yaml").write_text(
-        "run: {name: try}\nsearch: {metric: eval_loss, num_trials: 3}\n", encoding="utf-8"
-    )
+    shutil.copy(ROOT / "sweeps/lora.yaml", desk / "sweep.yaml")
     read_end, write_end = os.pipe()
     os.close(read_end)
     with os.fdopen(write_end, "w") as closed:
@@ -218,3 +219,16 @@ def test_a_pipe_to_another_process_that_breaks_is_not_taken_for_the_readers() ->
 
     with pytest.raises(BrokenPipeError, match="a worker is gone"):
         exit_status(broken)
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def work() -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        return 0
+
+    assert exit_status(work, interrupted="go on later") == 1
+    assert capsys.readouterr().err == "go on later\n"
+    assert signal.getsignal(signal.SIGTERM) is before

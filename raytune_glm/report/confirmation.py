@@ -99,19 +99,18 @@ def by_mean_on_dev(repeats: Repeats, metric: Metric) -> list[TrialRow]:
     return sorted(found, key=lambda row: -means[row.number])
 
 
-def conclude(repeats: Repeats, results: ResultsFolder, metric: Metric) -> Confirmation:
+def conclude(repeats: Repeats, metric: Metric) -> Confirmation:
     """Write down what finished repeats amount to.
 
     Args:
         repeats: The repeats; those of the first two by `by_mean_on_dev` have their receipts.
-        results: The sweep's folder.
         metric: What the sweep optimized.
     """
     order = by_mean_on_dev(repeats, metric)
     finished = [repeats.finished_of(row) for row in order]
     better_by, basis = _comparison(finished[0], finished[1], metric) if order[1:] else (None, "")
     confirmation = Confirmation(
-        repeats=str(repeats.results.root.relative_to(results.root)),
+        repeats=str(repeats.folder.relative_to(repeats.confirmed.root)),
         metric=metric.name,
         trials=[
             ConfirmedTrial(
@@ -125,7 +124,7 @@ def conclude(repeats: Repeats, results: ResultsFolder, metric: Metric) -> Confir
         better_by=better_by,
         basis=basis,
     )
-    files.write_json(results.root / FILE, confirmation.model_dump(mode="json"))
+    files.write_json(repeats.confirmed.root / FILE, confirmation.model_dump(mode="json"))
     return confirmation
 
 

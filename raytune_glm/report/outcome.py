@@ -47,7 +47,7 @@ def is_confirmed(results: ResultsFolder, sweep: SweepConfig) -> bool:
     if repeats is None:
         return True
     confirmation = read_confirmation(results)
-    return confirmation is not None and results.root / confirmation.repeats == repeats.results.root
+    return confirmation is not None and results.root / confirmation.repeats == repeats.folder
 
 
 def _confirmation(results: ResultsFolder, sweep: SweepConfig) -> Confirmation | None:

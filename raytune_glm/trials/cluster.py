@@ -17,6 +17,7 @@ from raytune_glm.environment import variables
 from raytune_glm.errors import ResourceError
 from raytune_glm.log import log_to_file, printing_to
 from raytune_glm.search import SearchSettings
+from raytune_glm.signals import handlers_kept
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +204,8 @@ def connect(address: str, *, log_file: Path) -> None:
     if not starts and not _answers(named):
         raise _no_cluster(named, "nobody listens there")
     try:
-        with printing_to(log_file), _knowing_its_address() if starts else nullcontext():
+        knowing = _knowing_its_address() if starts else nullcontext()
+        with printing_to(log_file), knowing, handlers_kept():
             ray.init(wanted, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _no_cluster(address, str(error)) from None

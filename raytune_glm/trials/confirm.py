@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytune_glm.config import RunConfig, SweepConfig, run_of, trial_run
@@ -34,8 +36,8 @@ class Repeats:
     """The repeats of a sweep's best trials."""
 
     sweep: SweepConfig
-    results: ResultsFolder
-    """Where they are."""
+    confirmed: ResultsFolder
+    """The sweep's folder."""
     candidates: Sequence[TrialRow]
     """The trials that are repeated, the best one first."""
     seeds: Sequence[int]
@@ -57,16 +59,29 @@ class Repeats:
             confirm: How many of them, how often.
         """
         candidates = best[: confirm.top]
-        ids = "-".join(sorted(row.id for row in candidates))
-        # Other candidates or seeds are other repeats, with a folder of their own.
-        folder = results.root / "confirm" / f"{ids}-x{confirm.seeds}"
         first = sweep.train.seed + 1
         return cls(
             sweep=sweep,
-            results=ResultsFolder(folder, data=results.data),
+            confirmed=results,
             candidates=candidates,
             seeds=range(first, first + confirm.seeds),
         )
+
+    @property
+    def folder(self) -> Path:
+        """Where they are; other candidates or seeds are other repeats, in another folder."""
+        ids = "-".join(sorted(row.id for row in self.candidates))
+        return self.confirmed.root / "confirm" / f"{ids}-x{len(self.seeds)}"
+
+    @cached_property
+    def results(self) -> ResultsFolder:
+        """Their folder, made where it is not there."""
+        return ResultsFolder(self.folder, data=self.confirmed.data)
+
+    @property
+    def num_ended(self) -> int:
+        """How many have come to an end so far."""
+        return len(self.results.rows()) if self.folder.exists() else 0
 
     @property
     def search(self) -> SearchSettings:
@@ -136,7 +151,8 @@ def run_repeats(
     ledger = Ledger(repeats.results, repeats.search, mode=mode)
     if ledger.num_left:
         sweep = repeats.sweep.model_copy(update={"search": repeats.search})
-        with Progress(console, repeats.search, mode=mode, rows=ledger.rows.values()) as progress:
+        rows = ledger.rows.values()
+        with Progress(console, repeats.search, mode=mode, rows=rows, noun="repeat") as progress:
             run_trials(
                 sweep,
                 repeats.results,
@@ -146,5 +162,6 @@ def run_repeats(
                 placement=placement,
                 hosts=hosts,
                 overrides_of=repeats.overrides,
+                confirmed=repeats.confirmed.root,
             )
     return not (ledger.num_left or ledger.live)

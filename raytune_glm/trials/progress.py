@@ -26,9 +26,16 @@ class Progress:
     """The terminal of a running sweep; where there is none, only the event lines are printed."""
 
     def __init__(
-        self, console: Console, search: SearchSettings, *, mode: str, rows: Iterable[TrialRow]
+        self,
+        console: Console,
+        search: SearchSettings,
+        *,
+        mode: str,
+        rows: Iterable[TrialRow],
+        noun: str = "trial",
     ) -> None:
-        """Show a sweep, of which `rows` have ended before."""
+        """Show a sweep, of which `rows` have ended before; `noun` is what its trials are called."""
+        self._noun = noun
         self._console = console
         self._metric = search.metric
         self._num_trials = search.num_trials
@@ -51,15 +58,17 @@ class Progress:
     def started(self, trial: LiveTrial) -> None:
         """A trial's process is up."""
         after = f" after step {trial.reports[-1]['step']}" if trial.reports else ""
-        self._line("blue", f"trial {trial.number}", f"started{after}", format_params(trial.params))
+        self._line("blue", self._name(trial.number), f"started{after}", format_params(trial.params))
 
     def retried(self, number: int, changes: dict[str, Any]) -> None:
         """A trial ran out of memory and goes on with other settings of the same result."""
-        self._line("magenta", f"trial {number}", "no memory", f"next with {format_params(changes)}")
+        self._line(
+            "magenta", self._name(number), "no memory", f"next with {format_params(changes)}"
+        )
 
     def restarted(self, number: int) -> None:
         """A trial's process died, and it goes on in another from its last checkpoint."""
-        self._line("yellow", f"trial {number}", "restarted", "its process died")
+        self._line("yellow", self._name(number), "restarted", "its process died")
 
     def steered(self, what: str) -> None:
         """An order from outside was carried out."""
@@ -80,7 +89,7 @@ class Progress:
 
     def set_aside(self, number: int) -> None:
         """A trial waits for the end of a pause, with its checkpoint."""
-        self._line("yellow", f"trial {number}", "waiting", "until the sweep is resumed")
+        self._line("yellow", self._name(number), "waiting", "until the sweep is resumed")
 
     def reported(self, live: Iterable[LiveTrial]) -> None:
         """A trial has reported an evaluation."""
@@ -93,7 +102,7 @@ class Progress:
         seconds = "" if row.seconds is None else f" in {row.seconds:.0f} s"
         self._line(
             COLOURS[row.state],
-            f"trial {row.number}",
+            self._name(row.number),
             row.state.value.lower(),
             f"{score} at step {row.steps}{seconds}",
         )
@@ -120,8 +129,11 @@ class Progress:
         self._bar.update(
             self._task,
             completed=self._ended + sum(trial.progress for trial in live),
-            description=f"{self._ended}/{self._num_trials} trials{best}",
+            description=f"{self._ended}/{self._num_trials} {self._noun}s{best}",
         )
+
+    def _name(self, number: int) -> str:
+        return f"{self._noun} {number}"
 
     def _line(self, colour: str, *parts: str) -> None:
         head, what, rest = parts

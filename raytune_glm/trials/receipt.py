@@ -84,13 +84,7 @@ def take_receipts(
             continue
         try:
             scores = _scores(trial, placement, hosts, metrics)
-        except (
-            ray.exceptions.RayError,
-            RuntimeError,
-            ConnectionError,
-            HostGoneError,
-            KeyboardInterrupt,
-        ):
+        except (ray.exceptions.RayError, RuntimeError, ConnectionError, HostGoneError):
             # A base that only several workers hold together does not fit into one: the sweep
             # stands.
             log.exception("the saved adapter of trial %d could not be scored", trial.row.number)

@@ -31,7 +31,13 @@ class Steering:
     """The driver's ear for orders."""
 
     def __init__(
-        self, results: ResultsFolder, ledger: Ledger, base: RunConfig, progress: Progress
+        self,
+        results: ResultsFolder,
+        ledger: Ledger,
+        base: RunConfig,
+        progress: Progress,
+        *,
+        confirmed: Path | None = None,
     ) -> None:
         """Steer the sweep of `ledger`.
 
@@ -40,7 +46,11 @@ class Steering:
             ledger: Its trials.
             base: The run that trials change values of.
             progress: The terminal.
+            confirmed: Where the trials are repeats: the folder of the sweep that they confirm.
+                Orders come there, and only a pause is still possible.
         """
+        self._root = confirmed or results.root
+        self._is_confirming = confirmed is not None
         self._results = results
         self._ledger = ledger
         self._base = base
@@ -59,22 +69,36 @@ class Steering:
             "resume": self._resume,
             "add": self._add,
         }
-        _flag(self._results.root).unlink(missing_ok=True)
+        self._flag.unlink(missing_ok=True)
+
+    @property
+    def _flag(self) -> Path:
+        return self._root / orders.PAUSED
 
     def poll(self) -> None:
         """Carry out the orders that wait."""
         if time.monotonic() < self._next_poll:
             return
         self._next_poll = time.monotonic() + POLL_S
-        for name, order in orders.take(self._results.root):
+        for name, order in orders.take(self._root):
             try:
-                answer = Answer(done=True, text=self._actions[order.action](order))
+                answer = Answer(done=True, text=self._carry_out(order))
             except UserError as error:
                 answer = Answer(done=False, text=str(error))
             log.info("%s: %s", order.action, answer.text)
             if answer.done:
                 self._progress.steered(answer.text)
-            orders.answer(self._results.root, name, answer)
+            orders.answer(self._root, name, answer)
+
+    def _carry_out(self, order: Order) -> str:
+        if self._is_confirming and order.action not in ("pause", "resume"):
+            raise ConfigError(
+                f"a sweep must be searching for {order.action}, but this one's search is over and "
+                "its best trials are trained again under new seeds: pause, resume and Ctrl-C are "
+                "possible now; for more trials let it end, then give its command again with a "
+                "higher search.num_trials"
+            )
+        return self._actions[order.action](order)
 
     def _stop(self, order: Order) -> str:
         number = self._known(order)
@@ -116,7 +140,7 @@ class Steering:
 
     def _pause(self, order: Order) -> str:
         self.is_paused = True
-        _flag(self._results.root).touch()
+        self._flag.touch()
         self._ledger.note({"action": "pause"})
         running = len(self._ledger.live)
         return f"paused: {running} running trial(s) wait after their next evaluation"
@@ -125,7 +149,7 @@ class Steering:
         if not self.is_paused:
             raise ConfigError("a sweep must be paused to be resumed, but this one is not")
         self.is_paused = False
-        _flag(self._results.root).unlink(missing_ok=True)
+        self._flag.unlink(missing_ok=True)
         self._ledger.note({"action": "resume"})
         return "resumed"
 
@@ -140,7 +164,3 @@ class Steering:
         if not self._ledger.has(order.trial):
             raise ConfigError(f"there is no trial {order.trial} in this sweep: see status")
         return order.trial
-
-
-def _flag(root: Path) -> Path:
-    return root / orders.PAUSED

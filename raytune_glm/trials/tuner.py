@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from raytune_glm.config import SweepConfig, run_of
@@ -13,6 +12,7 @@ from raytune_glm.environment import variables
 from raytune_glm.metrics import METRICS
 from raytune_glm.schedulers.ruled import RuledScheduler
 from raytune_glm.search.schedulers import Contest
+from raytune_glm.signals import handlers_kept
 from raytune_glm.space import Overrides
 from raytune_glm.trials.bridge import LedgerCallback, LedgerSearcher, remind
 from raytune_glm.trials.cluster import TRIAL_RESOURCES, Placement
@@ -48,6 +48,7 @@ def run_trials(
     placement: Placement,
     hosts: Hosts | None,
     overrides_of: Callable[[Overrides], Overrides] = dict,
+    confirmed: Path | None = None,
 ) -> bool:
     """Run what is left of a sweep; returns when it is over, out of time, or interrupted by Ctrl-C.
 
@@ -62,6 +63,7 @@ def run_trials(
         placement: How the trials take up the cluster.
         hosts: The pack hosts, where trials are packed.
         overrides_of: Gives what a trial changes in the run, from its values in the ledger.
+        confirmed: Of repeats: the folder of the sweep that they confirm.
 
     Returns:
         Whether the time budget ended them.
@@ -96,7 +98,7 @@ def run_trials(
     ramp = Ramp()
     trainable = run_trial if hosts is None else PackedTrial
     metric = METRICS[sweep.search.metric]
-    steering = Steering(results, ledger, run_of(sweep), progress)
+    steering = Steering(results, ledger, run_of(sweep), progress, confirmed=confirmed)
     callback = LedgerCallback(
         ledger,
         steering,
@@ -117,7 +119,7 @@ def run_trials(
     if sweep.search.scheduler.compares_with_finished:
         remind(scheduler, ledger)
     started = time.monotonic()
-    with variables(_QUIET_TUNE), _interrupt_handler_kept():
+    with variables(_QUIET_TUNE), handlers_kept():
         tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([TRIAL_RESOURCES])),
             tune_config=tune.TuneConfig(
@@ -158,13 +160,3 @@ def run_trials(
         for number in list(ledger.live):
             progress.finished(ledger.finish(number, State.PRUNED), [])
     return out_of_time
-
-
-@contextmanager
-def _interrupt_handler_kept() -> Iterator[None]:
-    """Put Ctrl-C's handler back, which Ray Tune replaces and leaves replaced."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

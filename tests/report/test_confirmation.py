@@ -89,7 +89,7 @@ def test_the_winner_is_the_best_on_dev_under_new_seeds_whatever_test_says(
         for run in repeats.finished_of(row):
             files.write_json(run.folder / "scores.json", {"test": {"triple_f1": 0.5}})
             files.write_json(run.folder / "row_scores.json", {"test": {"triple_f1": rows}})
-    told = conclude(repeats, results, metric)
+    told = conclude(repeats, metric)
     assert [trial.number for trial in told.trials] == [2, 1]
     assert told.trials[0].dev == mean_interval([0.55, 0.50, 0.54])
     winner = winner_of(results, sweep)
@@ -106,7 +106,7 @@ def test_the_winner_is_the_best_on_dev_under_new_seeds_whatever_test_says(
 def test_a_loss_is_compared_over_seeds_and_less_is_better(results: ResultsFolder) -> None:
     sweep, metric = _sweep("eval_loss"), METRICS["eval_loss"]
     repeats = _repeated(results, sweep, [0.50, 0.51, 0.52], [0.71, 0.70, 0.72])
-    told = conclude(repeats, results, metric)
+    told = conclude(repeats, metric)
     assert [trial.number for trial in told.trials] == [1, 2]
     assert told.is_better
     assert told.better_by is not None
@@ -117,7 +117,7 @@ def test_a_loss_is_compared_over_seeds_and_less_is_better(results: ResultsFolder
 def test_other_best_trials_are_confirmed_anew(results: ResultsFolder) -> None:
     sweep, metric = _sweep("triple_f1"), METRICS["triple_f1"]
     repeats = _repeated(results, sweep, [0.6, 0.6, 0.6], [0.5, 0.5, 0.5])
-    conclude(repeats, results, metric)
+    conclude(repeats, metric)
     assert is_confirmed(results, sweep)
     more = sweep.model_copy(update={"search": sweep.search.model_copy(update={"num_trials": 4})})
     _end(Ledger(results, more.search, mode="max"), "triple_f1", 0.9)

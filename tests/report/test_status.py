@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from raytune_glm import files
+from raytune_glm.config import load_sweep
+from raytune_glm.metrics import METRICS
+from raytune_glm.report.confirmation import conclude
+from raytune_glm.report.outcome import repeats_of
 from raytune_glm.report.status import Status
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow
 
 
-def folder(root: Path, *, num_trials: int) -> ResultsFolder:
+def folder(root: Path, *, num_trials: int, **search: Any) -> ResultsFolder:
     results = ResultsFolder(root)
-    tree = {"run": {"name": "s"}, "search": {"metric": "eval_loss", "num_trials": num_trials}}
+    tree = {
+        "model": {"path": "base"},
+        "data": {"train": "rows.jsonl"},
+        "method": {"name": "lora"},
+        "train": {"max_steps": 4},
+        "search": {
+            "metric": "eval_loss",
+            "num_trials": num_trials,
+            "space": {"method.rank": {"choice": [4, 8]}},
+            **search,
+        },
+        "run": {"name": "s"},
+    }
     results.settings.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return results
 
@@ -52,18 +68,51 @@ def test_trials_are_told_by_number_whatever_the_order_of_their_ends(tmp_path: Pa
     ]
 
 
-def test_a_sweep_that_is_over_names_the_winner_that_its_repeats_chose(tmp_path: Path) -> None:
-    results = folder(tmp_path, num_trials=2)
-    rows = [ended(0, 0.5), ended(1, 0.6)]
-    for row in rows:
+def confirmed(results: ResultsFolder, *, repeats: int) -> None:
+    """Two trials, the first the better, of which `repeats` of four repeats have ended."""
+    sweep = load_sweep(results.settings)
+    for row in (ended(0, 0.5), ended(1, 0.6)):
         results.add(row)
-    summary = {"best": rows[1].model_dump(mode="json")}
-    (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    found = repeats_of(results, sweep)
+    assert found is not None
+    losses = (0.55, 0.41, 0.53, 0.42)  # the second trial is the better one under new seeds
+    for number, (values, loss) in enumerate(zip(found.search.start_with, losses, strict=True)):
+        if number < repeats:
+            found.results.add(ended(number, loss).model_copy(update={"params": values}))
+    if repeats == len(losses):
+        conclude(found, METRICS["eval_loss"])
+
+
+def test_a_sweep_that_is_over_names_the_winner_that_its_repeats_chose(tmp_path: Path) -> None:
+    results = folder(tmp_path, num_trials=2, confirm={"top": 2, "seeds": 2})
+    confirmed(results, repeats=4)
     status = Status.of(tmp_path)
     told = status.describe(is_running=False).splitlines()
     assert told[0] == "s: over, 2 of 2 trials ended (2 COMPLETE)"
-    assert told[-1] == "winner: trial 1, eval_loss=0.6000"
+    assert told[-1] == "winner: trial 1, eval_loss=0.6000, its saved adapter not scored yet"
     assert "higher search.num_trials" in status.how_to_steer()
+    files.write_json(results.trial("0001") / "scores.json", {"dev": {"eval_loss": 0.6}})
+    assert status.describe(is_running=False).endswith("winner: trial 1, eval_loss=0.6000")
+
+
+def test_a_sweep_that_was_killed_while_its_best_were_repeated_is_not_over(tmp_path: Path) -> None:
+    results = folder(tmp_path, num_trials=2, confirm={"top": 2, "seeds": 2})
+    confirmed(results, repeats=3)
+    status = Status.of(tmp_path)
+    told = status.describe(is_running=False).splitlines()
+    assert told[0] == (
+        "s: not running, 2 of 2 trials ended, 3 of 4 repeats under new seeds ended (2 COMPLETE)"
+    )
+    assert told[-1] == "best so far: trial 0, eval_loss=0.5000"
+    assert "goes on where it was" in status.how_to_steer()
+
+
+def test_looking_at_a_sweep_leaves_nothing_in_its_folder(tmp_path: Path) -> None:
+    results = folder(tmp_path, num_trials=2, confirm={"top": 2, "seeds": 2})
+    results.add(ended(0, 0.5))
+    before = sorted(tmp_path.rglob("*"))
+    Status.of(tmp_path).describe(is_running=True)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_sweep_that_was_killed_is_to_be_started_again(tmp_path: Path) -> None:

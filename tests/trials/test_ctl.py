@@ -58,8 +58,22 @@ def test_a_sweep_is_steered_and_its_best_trials_confirmed(tmp_path: Path) -> Non
         assert ctl(command, "resume").stdout == "resumed\n"
         wait_until((command.root / "trials/0002/metrics.jsonl").exists, 400)
         assert ctl(command, "stop", "2").returncode == 0
-        assert process.wait(timeout=400) == 0
+        wait_until(lambda: (command.root / ".stage").read_text() == "confirm", 60)
+        wait_until(lambda: any("repeat 0  " in line for line in output), 400)
+        assert "search is over" in ctl(command, "add", "1").stderr
+        assert ctl(command, "pause").stdout.startswith("paused: ")
+        assert ", 0 of 4 repeats under new seeds ended" in ctl(command, "status").stdout
+        process.terminate()
+        assert process.wait(timeout=60) == 1
         reader.join()
+        assert output[-1] == "interrupted: run the same command again to go on\n"
+        assert command.processes_after(10) == []
+    status = ctl(command, "status").stdout.splitlines()
+    assert status[0].startswith("sweep: not running, 3 of 3 trials ended")
+    assert status[-1].startswith("best so far: ")
+    assert not list(command.root.glob("trials/*/scores.json"))
+    done = command.run()
+    assert (done.returncode, done.stderr) == (0, "")
     rows = {row["number"]: row for row in command.rows()}
     assert [rows[n]["state"] for n in range(3)] == ["COMPLETE", "COMPLETE", "PRUNED"]
     assert rows[1]["parent"] == 0
@@ -69,8 +83,9 @@ def test_a_sweep_is_steered_and_its_best_trials_confirmed(tmp_path: Path) -> Non
     assert trials[2].user_attrs["orders"][0]["action"] == "stop"
     told = json.loads((command.root / "summary.json").read_text())["confirmation"]
     assert [trial["seeds"] for trial in told["trials"]] == [2, 2]
-    assert f"winner      trial {told['trials'][0]['number']}" in "".join(output)
+    assert f"winner      trial {told['trials'][0]['number']}" in done.stdout
     assert told["verdict"] in (command.root / "leaderboard.md").read_text()
+    assert ctl(command, "status").stdout.startswith("sweep: over, 3 of 3 trials ended")
     refused = ctl(command, "pause")
     assert refused.returncode == 2
     assert "a sweep must run to be steered, but none does" in refused.stderr

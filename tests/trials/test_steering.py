@@ -48,19 +48,20 @@ BASE = RunConfig.model_validate(
 class Sweep:
     """A driver without Ray: a ledger, and an ear for orders."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, confirmed: Path | None = None) -> None:
+        self.root = confirmed or root
         self.results = ResultsFolder(root)
         self.ledger = Ledger(self.results, SEARCH, mode="min")
         console = Console(file=io.StringIO(), width=200)
         progress = Progress(console, SEARCH, mode="min", rows=())
-        self.steering = Steering(self.results, self.ledger, BASE, progress)
+        self.steering = Steering(self.results, self.ledger, BASE, progress, confirmed=confirmed)
 
     def told(self, **order: Any) -> Answer:
         """What the driver answers to an order."""
-        name = orders.send(self.results.root, Order(**order))
+        name = orders.send(self.root, Order(**order))
         self.steering._next_poll = 0.0
         self.steering.poll()
-        answer = orders.await_answer(self.results.root, name, timeout_s=1, is_running=lambda: True)
+        answer = orders.await_answer(self.root, name, timeout_s=1, is_running=lambda: True)
         assert answer is not None
         return answer
 
@@ -137,6 +138,23 @@ def test_a_pause_sets_running_trials_aside_until_it_is_over(sweep: Sweep) -> Non
     assert scheduler.on_trial_result(None, trial, _report(1)) == "CONTINUE"
     sweep.told(action="pause")
     assert scheduler.on_trial_result(None, trial, _report(4)) == "CONTINUE"
+
+
+@pytest.mark.parametrize(
+    "order", [{"action": "add", "count": 1}, {"action": "stop", "trial": 0}], ids=str
+)
+def test_while_the_best_trials_are_repeated_the_search_can_no_longer_be_changed(
+    sweep: Sweep, order: dict[str, Any]
+) -> None:
+    repeats = Sweep(sweep.results.root / "confirm/0000-x2", confirmed=sweep.results.root)
+    repeats.ledger.propose()
+    answer = repeats.told(**order)
+    assert not answer.done
+    assert "search is over" in answer.text
+    assert repeats.told(action="pause").done
+    assert (sweep.results.root / orders.PAUSED).exists()
+    assert repeats.told(action="resume").done
+    assert not (sweep.results.root / orders.PAUSED).exists()
 
 
 def test_a_trial_is_stopped_by_the_scheduler_at_once(sweep: Sweep) -> None:
