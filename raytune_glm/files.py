@@ -37,6 +37,17 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """See whether something can be made in a folder, which need not be there yet itself.
+
+    Raises:
+        OSError: It cannot; nothing is left either way.
+    """
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    with tempfile.TemporaryDirectory(prefix=".writable.", dir=there):
+        pass
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a hidden folder beside `path` to fill, and give it `path`'s name at the end.

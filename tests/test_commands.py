@@ -105,6 +105,25 @@ def test_bad_input_is_one_message_and_status_2_and_nothing_is_started(
     assert listed(desk) == before
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.storage=empty.jsonl", "run.storage must be a folder that can be written, but "),
+        ("search.storage=sqlite:///no/study.db", "No such file or directory: 'no': mkdir -p no"),
+        ("search.warm_start=[old]", "there is no old/trials.jsonl: give the results folder of a s"),
+    ],
+)
+def test_check_refuses_the_places_that_a_run_would_and_makes_none(
+    desk: Path, override: str, message: str
+) -> None:
+    before = listed(desk)
+    done = run(desk, "lora.yaml", "--check", override)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert listed(desk) == before
+
+
 def test_a_missing_sweep_file_is_told_with_the_nearest_name(desk: Path) -> None:
     done = run(desk, "lore.yaml")
     assert (done.returncode, done.stdout) == (2, "")

@@ -2,8 +2,8 @@
 
 `tree` has the sections, `agreement` the rules between them, `load` reads files and `overrides`,
 `faults` words what is wrong with them; `check` holds a configuration against the model and the data
-on disk, with `paths`, `corners`, `measuring`, `deciding` and `limits` as its parts; `plan` is the
-arithmetic that follows from it.
+on disk, with `paths`, `corners`, `measuring`, `deciding`, `limits` and `places` as its parts;
+`plan` is the arithmetic that follows from it.
 """
 
 from raytune_glm.config.load import (

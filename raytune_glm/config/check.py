@@ -23,6 +23,7 @@ from raytune_glm.config.measuring import (
     remark_silent_rows,
 )
 from raytune_glm.config.paths import check_paths
+from raytune_glm.config.places import check_results, check_study
 from raytune_glm.config.plan import total_steps
 from raytune_glm.config.rates import names_by_rate
 from raytune_glm.config.tree import RunConfig, SweepConfig
@@ -82,7 +83,7 @@ def check_sweep(sweep: SweepConfig) -> Plan:
         ModelError: The checkpoint cannot be used.
         DataError: A data file cannot be used.
     """
-    return _check(sweep, check_dev)
+    return _check(sweep, check_dev, check_study)
 
 
 def check_run(run: SweepConfig) -> Plan:
@@ -96,13 +97,13 @@ def check_run(run: SweepConfig) -> Plan:
     return replace(_check(run, check_dev_of_run), execution="solo", obstacle=None)
 
 
-def _check(sweep: SweepConfig, check_rows: Callable[[SweepConfig], None]) -> Plan:
+def _check(sweep: SweepConfig, *own_checks: Callable[[SweepConfig], None]) -> Plan:
     faults: list[UserError] = []
     _attempt(faults, lambda: check_paths(sweep))
     model = _attempt(faults, sweep.model.inspect)
     survey = _attempt(faults, lambda: survey_files(sweep.data))
-    _attempt(faults, lambda: check_rows(sweep))
-    _attempt(faults, lambda: check_retain(sweep))
+    for own_check in (*own_checks, check_retain, check_results):
+        _attempt(faults, partial(own_check, sweep))
     _attempt(faults, lambda: require_packages(sweep.run.track))
     if survey is not None:
         _attempt(faults, partial(check_answers, sweep, survey))

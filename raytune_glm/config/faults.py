@@ -25,6 +25,7 @@ _RULES = {
     **dict.fromkeys(_NO_SECTION, "must be a section with keys of its own"),
     "dict_type": "must be a mapping",
     "string_type": "must be text",
+    "path_type": "must be a path",
     "tuple_type": "must be a list",
     "too_short": "must have at least {min_length} item",
     "union_tag_invalid": "{discriminator} must be one of {expected_tags}, but got {tag!r}",

@@ -21,6 +21,9 @@ def describe_plan(sweep: SweepConfig, plan: Plan, *, overrides: Sequence[str] = 
         sweep: The sweep.
         plan: Its figures.
         overrides: What the command line changed of the sweep file, `key.path=value` each.
+
+    Raises:
+        ConfigError: An earlier sweep that it is to learn from is not there, or does not fit.
     """
     search = sweep.search
     trials = (
@@ -35,6 +38,7 @@ def describe_plan(sweep: SweepConfig, plan: Plan, *, overrides: Sequence[str] = 
         ("method", _method(sweep)),
         ("trials", trials),
         ("searched", _searched(sweep)),
+        *_history(sweep),
         ("execution", _execution(sweep, plan)),
         *_arithmetic(sweep, plan, of=" a trial"),
         *_notes(sweep, plan, overrides),
@@ -84,6 +88,15 @@ def _searched(sweep: SweepConfig) -> str:
         told = ", ".join(_variants(dimension)) or " ".join(f"{k} {v}" for k, v in tree.items())
         found.append(f"{path} of {told}")
     return "; ".join(found) or "nothing"
+
+
+def _history(sweep: SweepConfig) -> Iterator[Line]:
+    if not sweep.search.warm_start:
+        return
+    from raytune_glm.trials.history import earlier_trials
+
+    folders = ", ".join(_short(str(folder)) for folder in sweep.search.warm_start)
+    yield "history", f"{len(earlier_trials(sweep))} trials of {folders} fit, and are learnt from"
 
 
 def _place(sweep: SweepConfig) -> str:

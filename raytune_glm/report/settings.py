@@ -9,6 +9,7 @@ import yaml
 from raytune_glm import files
 from raytune_glm.config.overrides import flat
 from raytune_glm.errors import ConfigError
+from raytune_glm.search.storage import masked
 from raytune_glm.trials.records import ResultsFolder
 
 FREE = (
@@ -62,7 +63,7 @@ def write_settings(results: ResultsFolder, tree: dict[str, Any]) -> None:
         before = flat(yaml.safe_load(path.read_text(encoding="utf-8")))
         now = flat(tree)
         changed = [
-            f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now"
+            masked(f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now")
             for key in sorted(before.keys() | now.keys())
             if before.get(key) != now.get(key) and not _is_free(key)
         ]

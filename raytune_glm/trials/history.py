@@ -60,7 +60,8 @@ def _trials_of(folder: Path, sweep: SweepConfig) -> list[FrozenTrial]:
     if not (folder / "trials.jsonl").exists():
         raise ConfigError(
             "search.warm_start must list results folders of earlier sweeps, but there is no "
-            f"{folder / 'trials.jsonl'}"
+            f"{folder / 'trials.jsonl'}: give the results folder of a sweep with trials that "
+            "ended, <run.storage>/<run.name>, or leave it out"
         )
     earlier = ResultsFolder(folder)
     rows = [row for row in earlier.rows() if row.state is not State.FAILED]

@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy.exc
-from optuna.storages import BaseStorage, JournalStorage, get_storage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
@@ -18,16 +18,11 @@ from optuna.trial import TrialState
 from raytune_glm.errors import ConfigError
 from raytune_glm.search import SearchSettings
 from raytune_glm.search.quantities import QUANTITIES
+from raytune_glm.search.storage import HOME, JOURNAL, open_url, refuse_other_home, unwritable
 from raytune_glm.trials.records import ResultsFolder
-
-HOME = "results_folder"
-"""Attribute of a study in a storage of the user's: the results folder that it belongs to."""
 
 SPACE = "space"
 """Attribute of a study that is whole: the space that its parameters are of."""
-
-JOURNAL = "journal"
-"""`search.storage` of a journal file."""
 
 
 class SweepStudy(optuna.Study):
@@ -81,16 +76,17 @@ def open_study(results: ResultsFolder, search: SearchSettings) -> SweepStudy:
     except ConfigError:
         raise
     except (OSError, ImportError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise _unwritable(results, search, error) from None
+        raise unwritable(_written(results, search), error) from None
     except optuna.exceptions.StorageInternalError as error:
-        raise _unwritable(results, search, error.__cause__ or error) from None
+        raise unwritable(_written(results, search), error.__cause__ or error) from None
 
 
 def _open(results: ResultsFolder, search: SearchSettings) -> SweepStudy:
     name = results.root.name
     storage = storage_of(results, search.storage)
-    if name in optuna.get_all_study_names(storage):
-        _own_or_refuse(storage, name, results, search)
+    refuse_other_home(storage, search.storage, results.root)
+    if name in optuna.get_all_study_names(storage) and not results.has_trials():
+        optuna.delete_study(study_name=name, storage=storage)  # its folder was emptied
     if name not in optuna.get_all_study_names(storage):
         made = optuna.create_study(
             storage=storage,
@@ -114,37 +110,14 @@ def _open(results: ResultsFolder, search: SearchSettings) -> SweepStudy:
 def storage_of(results: ResultsFolder, written: str | None) -> BaseStorage:
     """The storage that `search.storage` means for the sweep in `results`."""
     if written is None:
-        return get_storage(f"sqlite:///{results.study}")
+        return open_url(f"sqlite:///{results.study}")
     if written == JOURNAL:
         path = str(results.journal)
         # Made by O_EXCL, which network disks have, where they may have no symbolic links.
         return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
-    return get_storage(written)
+    return open_url(written)
 
 
-def _own_or_refuse(
-    storage: BaseStorage, name: str, results: ResultsFolder, search: SearchSettings
-) -> None:
-    """Refuse a study that is another folder's, and drop one whose folder was emptied."""
-    study = optuna.load_study(study_name=name, storage=storage)
-    home = study.user_attrs.get(HOME, str(results.root))
-    # A results folder may be moved with the study in it; a database stays where it is.
-    is_elsewhere = search.storage not in (None, JOURNAL) and home != str(results.root)
-    if is_elsewhere:
-        raise ConfigError(
-            f"search.storage must hold one sweep of a name, but {search.storage} has {name} of the "
-            f"results folder {home}: choose another run.name, or delete that study"
-        )
-    if not results.has_trials():
-        optuna.delete_study(study_name=name, storage=storage)
-
-
-def _unwritable(
-    results: ResultsFolder, search: SearchSettings, error: BaseException
-) -> ConfigError:
-    kept = search.storage or f"sqlite:///{results.study}"
-    return ConfigError(
-        f"search.storage must be a storage that can be written, but {kept} cannot: "
-        f"{str(error).splitlines()[0].rstrip('.')}. Leave it out for a file in the results folder, "
-        "write journal where that is on a network disk, or give a storage URL of Optuna"
-    )
+def _written(results: ResultsFolder, search: SearchSettings) -> str:
+    """The storage as a URL."""
+    return search.storage or f"sqlite:///{results.study}"
