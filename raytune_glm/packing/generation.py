@@ -10,7 +10,7 @@ of the whole answer, H hidden.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -88,44 +88,45 @@ class _Rows:
         """Number of each row of the batch; None for one that is over."""
         self._pack = pack
         self._num_prefix = max(pack.slots[slot].num_prefix for slot in slots)
-        starts = self._lay_out(texts, room=room, pad_token_id=pad_token_id)
+        virtual = [pack.slots[slot].num_virtual for slot in slots]
+        lengths = [count + len(text) for count, text in zip(virtual, texts, strict=True)]
+        longest = max(lengths)
+        starts = [longest - length for length in lengths]
+        self._lay_out(texts, starts, room=room, pad_token_id=pad_token_id)
         self._cache = DynamicCache()
         if self._num_prefix:
             self._seed_cache()
-        self._inputs: dict[str, Tensor] = {"input_ids": self._ids_BT}
-        if any(pack.slots[slot].num_virtual for slot in slots):
-            self._inputs = {"inputs_embeds": self._embedded(starts)}
+        ids = [[pad_token_id] * (longest - len(text)) + list(text) for text in texts]
+        ids_BT = torch.tensor(ids, device=pack.device)
+        self._inputs: dict[str, Tensor] = {"input_ids": ids_BT}
+        if any(virtual):
+            self._inputs = {"inputs_embeds": self._embedded(ids_BT, starts)}
 
     def _lay_out(
-        self, texts: Sequence[Sequence[int]], *, room: int, pad_token_id: int
-    ) -> list[int]:
-        """Fill the rows' ids, places and masks; give each row's first column after the prefix."""
-        own = [self._pack.slots[slot] for slot in self.slots]
-        lengths = [slot.num_virtual + len(ids) for slot, ids in zip(own, texts, strict=True)]
-        longest, num_rows = max(lengths), len(texts)
-        starts = [longest - length for length in lengths]
-        ids = np.full((num_rows, longest), pad_token_id)
-        is_token = np.zeros((num_rows, self._num_prefix + longest), dtype=bool)
-        is_context = np.zeros_like(is_token)
-        places: list[np.ndarray[Any, Any]] = []
-        for row, (number, slot, text, start) in enumerate(
-            zip(self.slots, own, texts, starts, strict=True)
-        ):
-            ids[row, longest - len(text) :] = text
-            first = self._num_prefix + start
-            is_token[row, self._num_prefix - slot.num_prefix : self._num_prefix] = True
-            is_token[row, first:] = True
+        self,
+        texts: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        *,
+        room: int,
+        pad_token_id: int,
+    ) -> None:
+        """Note the rows' places and masks; each starts at a column after the prefix."""
+        is_token, places, context_stops = [], [], []
+        for number, text, start in zip(self.slots, texts, starts, strict=True):
+            slot = self._pack.slots[number]
             # The places of the tokens that will follow, too.
             own_places, context = self._pack.places(number, [*text, *[pad_token_id] * room])
-            is_context[row, first : first + context] = True
             places.append(np.pad(own_places, [(0, 0)] * (own_places.ndim - 1) + [(start, 0)]))
+            context_stops.append(self._num_prefix + start + context)
+            prefix = [False] * (self._num_prefix - slot.num_prefix) + [True] * slot.num_prefix
+            tokens = [True] * (slot.num_virtual + len(text))
+            is_token.append([*prefix, *[False] * start, *tokens])
         device = self._pack.device
-        self._ids_BT = torch.as_tensor(ids, device=device)
-        self._is_token_BS = torch.as_tensor(is_token, device=device)
-        self._is_context_BS = torch.as_tensor(is_context, device=device)
+        self._is_token_BS = torch.tensor(is_token, device=device)
+        self._context_stop_B = torch.tensor(context_stops, device=device)
+        """Every token of a row sees its tokens before this column."""
         self._places_BW = torch.as_tensor(np.stack(places), device=device)
         """[B, W], or [B, 2, W] where there are two streams of them."""
-        return starts
 
     def _seed_cache(self) -> None:
         """Put each row's prefix into the cache, nothing where it has none."""
@@ -146,10 +147,10 @@ class _Rows:
                 halves.append(filled)
             self._cache.update(halves[0], halves[1], layer)
 
-    def _embedded(self, starts: Sequence[int]) -> Tensor:
+    def _embedded(self, ids_BT: Tensor, starts: Sequence[int]) -> Tensor:
         """The embedding of every column, learnt ones where they belong."""
         words: nn.Module = self._pack.shared.get_input_embeddings()
-        embedded_BTH: Tensor = words(self._ids_BT)
+        embedded_BTH: Tensor = words(ids_BT)
         for row, (number, start) in enumerate(zip(self.slots, starts, strict=True)):
             prompt = self._pack.slots[number].prompt
             if prompt is not None:
@@ -176,7 +177,6 @@ class _Rows:
         chosen_B: Tensor = logits_B1V[:, -1].argmax(-1)
         self._inputs = {"input_ids": chosen_B[:, None]}
         self._is_token_BS = nn.functional.pad(self._is_token_BS, (0, 1), value=True)
-        self._is_context_BS = nn.functional.pad(self._is_context_BS, (0, 1), value=False)
         return chosen_B
 
     def _mask(self, start: int) -> Tensor:
@@ -185,7 +185,8 @@ class _Rows:
             return self._is_token_BS.long()
         columns_S = torch.arange(self._is_token_BS.shape[1], device=self._pack.device)
         queries_T1 = columns_S[start:, None]
-        seen_BTS = (columns_S <= queries_T1) | self._is_context_BS[:, None]
+        is_context_BS = columns_S < self._context_stop_B[:, None]
+        seen_BTS = (columns_S <= queries_T1) | is_context_BS[:, None]
         # A pad sees itself, so that no row of scores is empty.
         allowed_BTS = (seen_BTS & self._is_token_BS[:, None]) | (columns_S == queries_T1)
         return ~allowed_BTS[:, None]
@@ -201,7 +202,7 @@ class _Rows:
         chosen = torch.tensor(kept, device=self._pack.device)
         self._inputs = {name: values[chosen] for name, values in self._inputs.items()}
         self._is_token_BS = self._is_token_BS[chosen]
-        self._is_context_BS = self._is_context_BS[chosen]
+        self._context_stop_B = self._context_stop_B[chosen]
         self._places_BW = self._places_BW[chosen]
         self._cache.batch_select_indices(chosen)
         self.slots = [self.slots[place] for place in kept]
