@@ -21,6 +21,7 @@ from scipy.special import log_ndtr
 
 from raytune_glm import space as spaces
 from raytune_glm.search.cube import Array, Cube
+from raytune_glm.search.feasible import is_beyond
 from raytune_glm.search.observed import is_scored, observe
 from raytune_glm.search.regression import Regression, Scores
 from raytune_glm.search.view import SEEN
@@ -88,7 +89,7 @@ class ForecastSampler(BaseSampler):
         trials = study._get_trials(deepcopy=False, states=SEEN)
         if len(study.directions) > 1 or len(trials) > MOST_TRIALS or not self._cube.axes:
             return self._other
-        known = sum(is_scored(trial) and not _is_beyond(trial) for trial in trials)
+        known = sum(is_scored(trial) and not is_beyond(trial) for trial in trials)
         is_start = known < self._num_startup_trials or self._rng.random() < self._random_share
         return self._start if is_start else None
 
@@ -130,17 +131,17 @@ class ForecastSampler(BaseSampler):
         How far below its mean a point is hoped to end is drawn for each proposal (Hutter et al.
         2012, "Parallel algorithm configuration"), so that trials side by side are not all bold.
         """
-        is_beyond = np.array([_is_beyond(trial) for trial in trials])
+        beyond = np.array([is_beyond(trial) for trial in trials])
         is_running = np.array([trial.state is TrialState.RUNNING for trial in trials])
         points = self._cube.features(rows)
-        self._learn_scores([t for t in trials if not _is_beyond(t)], points[~is_beyond], sign)
+        self._learn_scores([t for t in trials if not is_beyond(t)], points[~beyond], sign)
         ends, _ = self._scores.ends(points)
-        best = rows[np.argsort(np.where(is_beyond, np.inf, ends))[:NUM_BEST]]
+        best = rows[np.argsort(np.where(beyond, np.inf, ends))[:NUM_BEST]]
         if is_running.any():
             self._scores.believe(points[is_running])
-        if is_beyond.any():
-            known = ~is_running | is_beyond
-            told = np.where(is_beyond[known], 1.0, -1.0)
+        if beyond.any():
+            known = ~is_running | beyond
+            told = np.where(beyond[known], 1.0, -1.0)
             self._learn(self._limits, Scores(points[known], np.zeros(len(told)), told), len(told))
         hope = self._rng.exponential()
 
@@ -148,7 +149,7 @@ class ForecastSampler(BaseSampler):
             points = self._cube.features(rows)
             mean, deviation = self._scores.ends(points)
             bound = hope * deviation - mean
-            if not is_beyond.any():
+            if not beyond.any():
                 return bound
             excess, unsure = self._limits.ends(points)
             inside: Array = log_ndtr(-excess / np.sqrt(unsure**2 + UNSURE))
@@ -182,7 +183,3 @@ class ForecastSampler(BaseSampler):
             )
         chosen: Array = rows[np.argmax(worths)]
         return chosen
-
-
-def _is_beyond(trial: FrozenTrial) -> bool:
-    return any(value > 0 for value in trial.constraints.values())

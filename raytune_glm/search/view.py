@@ -1,7 +1,8 @@
-"""A sampler that sees other trials than the study has: the same ones, told in another way."""
+"""Samplers that let others propose, and a study that shows them other trials than it has."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -33,27 +34,29 @@ class ViewedStudy(Study):
         return [trial for trial in self._seen if states is None or trial.state in states]
 
 
-class ThroughView(BaseSampler):
-    """Lets another sampler see a study through a view of it."""
+class Relay(BaseSampler):
+    """Lets another sampler propose all values of a trial."""
 
-    def __init__(self, inner: BaseSampler, look: Look) -> None:
-        """Let `inner` see what `look` gives."""
-        self._inner = inner
-        self._look = look
-        self._view: ViewedStudy | None = None
+    _turn: tuple[BaseSampler, Study]
+
+    @abstractmethod
+    def _whose_turn(self, study: Study) -> tuple[BaseSampler, Study]:
+        """Who proposes the trial that begins now, and what study it sees until the next one."""
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Ask the inner sampler; what it sees stays the same until the next trial."""
-        self._view = ViewedStudy(study, self._look(study))
-        return self._inner.infer_relative_search_space(self._view, trial)
+        """Decide whose turn it is, and ask; Optuna begins each trial with this."""
+        self._turn = self._whose_turn(study)
+        sampler, seen = self._turn
+        return sampler.infer_relative_search_space(seen, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Ask the inner sampler."""
-        return self._inner.sample_relative(self._view or study, trial, search_space)
+        """Ask the sampler whose turn it is."""
+        sampler, seen = self._turn
+        return sampler.sample_relative(seen, trial, search_space)
 
     def sample_independent(
         self,
@@ -62,7 +65,18 @@ class ThroughView(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Ask the inner sampler."""
-        return self._inner.sample_independent(
-            self._view or study, trial, param_name, param_distribution
-        )
+        """Ask the sampler whose turn it is."""
+        sampler, seen = self._turn
+        return sampler.sample_independent(seen, trial, param_name, param_distribution)
+
+
+class ThroughView(Relay):
+    """Lets another sampler see a study through a view of it."""
+
+    def __init__(self, inner: BaseSampler, look: Look) -> None:
+        """Let `inner` see what `look` gives."""
+        self._inner = inner
+        self._look = look
+
+    def _whose_turn(self, study: Study) -> tuple[BaseSampler, Study]:
+        return self._inner, ViewedStudy(study, self._look(study))
