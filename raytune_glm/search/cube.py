@@ -18,33 +18,11 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import FixedTrial
 
 from raytune_glm import space as spaces
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-
-
-class _Recorder:
-    """Notes what a space asks for, and picks the first of it."""
-
-    def __init__(self) -> None:
-        self.asked: dict[str, BaseDistribution] = {}
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        self.asked[name] = CategoricalDistribution(choices)
-        return choices[0]
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        self.asked[name] = FloatDistribution(low, high, log=log, step=step)
-        return low
-
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> int:
-        self.asked[name] = IntDistribution(low, high, log=log, step=step)
-        return low
 
 
 @dataclass(frozen=True)
@@ -113,9 +91,9 @@ class Cube:
 
     def __init__(self, space: spaces.Space) -> None:
         """Lay out the axes in the order of the space."""
-        recorder = _Recorder()
-        spaces.choose(space, recorder)
-        self.axes = [Axis(name, known) for name, known in recorder.asked.items()]
+        trial = FixedTrial(spaces.locate(space, next(spaces.corners(space))))
+        spaces.choose(space, trial)  # any point: it asks for all settings, as each of them does
+        self.axes = [Axis(name, known) for name, known in trial.distributions.items()]
         widths = [axis.num_choices or 1 for axis in self.axes]
         self.groups = np.repeat(np.arange(len(self.axes)), widths)
         """Of each feature: the axis that it is of."""
