@@ -27,6 +27,8 @@ import yaml
 from shipped import MODEL, data
 from ways import environment
 
+from raytune_glm import files
+
 BATCH = 4
 
 SWEEP: dict[str, Any] = {
@@ -72,21 +74,16 @@ def main() -> int:
             stderr=subprocess.STDOUT,
         )
         door = folder / "memory/ray/hosts/0.json"
-        while process.poll() is None and "address" not in _read(door):
+        while process.poll() is None and "address" not in (files.read_json(door) or {}):
             time.sleep(0.1)
         if process.poll() is not None:
             sys.exit(f"the sweep ended before its host was up: see {output.name}")
-        host = psutil.Process(_read(door)["pid"])
+        host = psutil.Process(files.read_json(door)["pid"])
         limit = host.memory_info().vms + int(arguments.room)
         resource.prlimit(host.pid, resource.RLIMIT_AS, (limit, limit))
         print(f"the host, process {host.pid}, has {limit / 1e9:.2f} GB of addresses", flush=True)
         status = process.wait()
     return _judge(folder, status, room=arguments.room)
-
-
-def _read(door: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(door.read_text("utf-8")) if door.exists() else {}
-    return found
 
 
 def _judge(folder: Path, status: int, *, room: float) -> int:

@@ -11,7 +11,6 @@ away at the next save. Read next: `raytune_glm.worker`.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -237,10 +236,8 @@ def _names(index: _Index) -> list[str]:
 
 
 def _read_index(folder: Path) -> _Index:
-    try:
-        return _Index(**json.loads((folder / INDEX).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return _Index(state=None, adapters=[])
+    found = files.read_json(folder / INDEX)
+    return _Index(state=None, adapters=[]) if found is None else _Index(**found)
 
 
 def _publish(folder: Path, index: _Index) -> None:

@@ -6,7 +6,6 @@ One place for every way of running trials: a worker of its own (`worker`), a slo
 
 from __future__ import annotations
 
-import json
 import traceback
 from pathlib import Path
 
@@ -53,8 +52,5 @@ def ending_by(error: BaseException) -> Ending:
 
 def read_ending(folder: Path) -> Ending | None:
     """What a worker that ran out of memory or disk left in the trial's folder."""
-    path = folder / ENDING
-    if not path.exists():
-        return None
-    ending: Ending = json.loads(path.read_text(encoding="utf-8"))
+    ending: Ending | None = files.read_json(folder / ENDING)
     return ending

@@ -105,6 +105,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """The value of a file that `write_json` wrote; None where there is no file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
 def append_line(path: Path, value: Any) -> None:
     """Append `value` to `path` as a line of JSON, in one write, on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)

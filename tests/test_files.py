@@ -19,7 +19,8 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) 
     path = tmp_path / "new" / "a.json"
     files.write_json(path, {"泵": 1})
     files.write_json(path, {"泵": 2})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"泵": 2}
+    assert files.read_json(path) == {"泵": 2}
+    assert files.read_json(path.with_name("b.json")) is None
     assert "泵" in path.read_text(encoding="utf-8")
     assert os.listdir(path.parent) == ["a.json"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,11 +38,7 @@ class Tracked:
         files.write_json(self.folder / RUN_IDS, {**self._run_ids(), tracker: run_id})
 
     def _run_ids(self) -> dict[str, str]:
-        path = self.folder / RUN_IDS
-        known: dict[str, str] = (
-            json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        )
-        return known
+        return files.read_json(self.folder / RUN_IDS) or {}
 
 
 class Tracker(ABC):

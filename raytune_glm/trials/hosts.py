@@ -13,7 +13,6 @@ Read next: `host`, `packed`.
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 import secrets
@@ -163,11 +162,7 @@ class Hosts:
 
     def _seen(self, number: int) -> dict[str, Any]:
         """What is on a host's door; nothing before the host has come, and after it has left."""
-        try:
-            found: dict[str, Any] = json.loads(self._door(number).read_text("utf-8"))
-        except FileNotFoundError:
-            return {}
-        return found
+        return files.read_json(self._door(number)) or {}
 
     def look_after(self) -> dict[int, str]:
         """Send the trials of hosts that are gone with their nodes to other hosts.
@@ -237,6 +232,6 @@ class Hosts:
 
     def _give_up(self, number: int) -> None:
         """End the wait for a host that died and for which there is no room: its controller's."""
-        file = self._controller_file(number)
-        if file.exists():
-            ProcessMark(**json.loads(file.read_text(encoding="utf-8"))).kill()
+        mark = files.read_json(self._controller_file(number))
+        if mark is not None:
+            ProcessMark(**mark).kill()

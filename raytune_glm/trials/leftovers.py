@@ -7,7 +7,6 @@ ended, each by its id and the moment it began.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -32,8 +31,7 @@ def end_leftovers(results: ResultsFolder) -> int:
     Returns:
         How many processes were ended, those that they started not counted.
     """
-    path = results.root / STARTED
-    marks = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    marks = files.read_json(results.root / STARTED) or []
     ended = sum(bool(ProcessMark(**mark).kill()) for mark in marks)
     ended += end_all_workers(results)
     forget(results)

@@ -7,7 +7,6 @@ its process is seen to be gone.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import uuid
@@ -84,9 +83,8 @@ def _workers_here(results: ResultsFolder) -> list[_Worker]:
     """The living workers of this host; the marks of those that are gone are removed."""
     found = []
     for path in results.workers.glob("*.json"):
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        told = files.read_json(path)
+        if told is None:
             continue  # another worker has just found it gone
         process = ProcessMark(**told.pop("process"))
         if process.find() is not None:

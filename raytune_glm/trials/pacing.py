@@ -7,7 +7,6 @@ Read next: `hosts`, `raytune_glm.packing.pace`.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,12 +68,9 @@ class HostWatch(Callback):
 
     def _look(self) -> None:
         for number in range(len(self._packs.per_host)):
-            path = pace_file(self._folder / f"{number}.json")
-            if not path.exists():
-                continue
-            pace = json.loads(path.read_text(encoding="utf-8"))
+            pace = files.read_json(pace_file(self._folder / f"{number}.json"))
             before = self._found.get(str(number))
-            if pace == before:
+            if pace in (None, before):
                 continue
             self._found[str(number)] = pace
             files.write_json(self._results.root / PACKS, self._found)

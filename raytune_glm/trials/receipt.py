@@ -6,7 +6,6 @@ worth. Dev again tells whether the file on disk is what the leaderboard speaks o
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -48,18 +47,14 @@ class Finished:
 
 def read_receipt(results: ResultsFolder, row: TrialRow) -> Scores | None:
     """The scores of a trial's adapter, where they were taken."""
-    scores: Scores | None = _read(results.trial(row.id) / "scores.json")
+    scores: Scores | None = files.read_json(results.trial(row.id) / "scores.json")
     return scores
 
 
 def read_row_scores(results: ResultsFolder, row: TrialRow) -> RowScores:
     """The scores of a trial's adapter on each row; empty where they were not taken."""
-    scores: RowScores | None = _read(results.trial(row.id) / "row_scores.json")
+    scores: RowScores | None = files.read_json(results.trial(row.id) / "row_scores.json")
     return scores or {}
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def take_receipts(
