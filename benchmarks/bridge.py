@@ -18,6 +18,7 @@ from raytune_glm.trials.bridge import LedgerCallback, LedgerSearcher
 from raytune_glm.trials.disk import DiskBudget
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.progress import Progress
+from raytune_glm.trials.ramp import Ramp
 from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.steering import Steering
 from raytune_glm.trials.study import storage_of
@@ -54,6 +55,7 @@ class Bridge:
             progress,
             DiskBudget(results, None, METRICS[settings.metric]),
             on_end=lambda trial_id: None,
+            ramp=Ramp(),
         )
 
     def begin(self) -> Trial:

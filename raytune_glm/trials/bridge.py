@@ -153,7 +153,7 @@ class LedgerCallback(Callback):
         budget: DiskBudget,
         *,
         on_end: Callable[[str], None],
-        ramp: Ramp | None = None,
+        ramp: Ramp,
     ) -> None:
         """Tell `ledger` and `progress`, and let `steering` look for orders.
 
@@ -165,7 +165,7 @@ class LedgerCallback(Callback):
             on_end: Told the id of each trial that gives its place back.
             ramp: Told of each trial that gets a process, or gives one back.
         """
-        self._ramp = ramp or Ramp()
+        self._ramp = ramp
         self._on_end = on_end
         self._ledger = ledger
         self._steering = steering

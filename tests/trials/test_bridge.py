@@ -18,6 +18,7 @@ from raytune_glm.trials.bridge import LedgerCallback
 from raytune_glm.trials.disk import DiskBudget
 from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.progress import Progress
+from raytune_glm.trials.ramp import Ramp
 from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.steering import Steering
 
@@ -53,7 +54,7 @@ class Sweep:
         budget = DiskBudget(self.results, budget_gb, METRICS["eval_loss"])
         steering = Steering(self.results, self.ledger, BASE, progress)
         self.callback = LedgerCallback(
-            self.ledger, steering, progress, budget, on_end=lambda _: None
+            self.ledger, steering, progress, budget, on_end=lambda _: None, ramp=Ramp()
         )
         self.live = self.ledger.propose()
         self.folder = self.results.trial(self.live.id)
