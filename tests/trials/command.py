@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -30,6 +31,20 @@ SWEEP: dict[str, Any] = {
     "search": {"metric": "eval_loss"},
     "run": {"name": "sweep", "ray_address": "local"},
 }
+
+INTERVAL = 10
+"""Steps between two reports of trials that take `small_steps`."""
+
+
+def small_steps(max_steps: int) -> dict[str, Any]:
+    """`train` of trials whose steps are quick and whose reports are many: there is time to kill."""
+    return {
+        "max_steps": max_steps,
+        "batch_size": 2,
+        "micro_batch_size": 2,
+        "eval_every_steps": INTERVAL,
+        "log_every_steps": 1,
+    }
 
 
 class Command:
@@ -96,6 +111,19 @@ class Command:
     def study(self) -> optuna.Study:
         """The study, as anybody may open it."""
         return optuna.load_study(study_name="sweep", storage=f"sqlite:///{self.root}/study.db")
+
+
+def packed_starts(trial: Path) -> list[int]:
+    """The steps at which a packed trial came into a slot, the first of them 0."""
+    text = (trial / "worker.log").read_text(encoding="utf-8")
+    starts = [int(found) for found in re.findall(r"of a pack at step (\d+) of", text)]
+    assert starts[0] == 0
+    return starts
+
+
+def reported_steps(trial: Path) -> list[int]:
+    """The steps of the reports that a trial left, in their order."""
+    return [report["step"] for report in lines(trial / "metrics.jsonl")]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

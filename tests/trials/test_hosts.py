@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 from pathlib import Path
 
 import pytest
 
-from tests.trials.command import Command, lines, wait_until
+from tests.trials.command import (
+    INTERVAL,
+    Command,
+    lines,
+    packed_starts,
+    reported_steps,
+    small_steps,
+    wait_until,
+)
 
 pytestmark = pytest.mark.ray
-
-INTERVAL = 10
-"""Steps between two reports."""
 
 
 def test_a_killed_host_costs_its_trials_one_reporting_interval_at_most(tmp_path: Path) -> None:
@@ -24,14 +28,7 @@ def test_a_killed_host_costs_its_trials_one_reporting_interval_at_most(tmp_path:
         tmp_path,
         {
             "data": {"max_dev_rows": 4},
-            "train": {
-                "max_steps": 80,
-                "batch_size": 2,
-                "micro_batch_size": 2,
-                "eval_every_steps": INTERVAL,
-                "log_every_steps": 1,
-                "learning_rate": 1e-3,
-            },
+            "train": {**small_steps(80), "learning_rate": 1e-3},
             "search": {
                 "metric": "eval_loss",
                 "num_trials": 3,
@@ -64,10 +61,7 @@ def test_a_killed_host_costs_its_trials_one_reporting_interval_at_most(tmp_path:
     assert {row["steps"] for row in rows} == {80}
     assert sorted(row["execution"] for row in rows) == ["packed", "packed", "solo"]
     for trial, step in zip(trials, reached, strict=True):
-        text = (trial / "worker.log").read_text(encoding="utf-8")
-        starts = [int(found) for found in re.findall(r"of a pack at step (\d+) of", text)]
-        assert starts[0] == 0
+        starts = packed_starts(trial)
         assert starts[1] > 0, "the host died before the trial had saved"
         assert step - starts[1] <= INTERVAL
-        reports = [report["step"] for report in lines(trial / "metrics.jsonl")]
-        assert reports == list(range(INTERVAL, 81, INTERVAL))
+        assert reported_steps(trial) == list(range(INTERVAL, 81, INTERVAL))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -16,12 +15,16 @@ import psutil
 import pytest
 
 from raytune_glm.processes import ProcessMark
-from tests.trials.command import Command, lines, wait_until
+from tests.trials.command import (
+    INTERVAL,
+    Command,
+    packed_starts,
+    reported_steps,
+    small_steps,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-INTERVAL = 10
-"""Steps between two reports."""
 
 
 @contextmanager
@@ -74,13 +77,7 @@ def test_trials_of_a_node_that_is_gone_go_on_with_another_nodes_host(
         tmp_path,
         {
             "data": {"max_dev_rows": 4},
-            "train": {
-                "max_steps": 400,
-                "batch_size": 2,
-                "micro_batch_size": 2,
-                "eval_every_steps": INTERVAL,
-                "log_every_steps": 1,
-            },
+            "train": small_steps(400),
             "search": {
                 "metric": "eval_loss",
                 "num_trials": 4,
@@ -106,11 +103,8 @@ def test_trials_of_a_node_that_is_gone_go_on_with_another_nodes_host(
     assert {(row["state"], row["steps"]) for row in rows} == {("COMPLETE", 400)}
     moved = 0
     for trial in trials:
-        text = (trial / "worker.log").read_text(encoding="utf-8")
-        starts = [int(found) for found in re.findall(r"of a pack at step (\d+) of", text)]
-        assert starts[0] == 0
+        starts = packed_starts(trial)
         assert len(starts) == 1 or starts[-1] > 0, "its checkpoint was not used"
         moved += len(starts) > 1
-        reports = [report["step"] for report in lines(trial / "metrics.jsonl")]
-        assert reports == list(range(INTERVAL, 401, INTERVAL))
+        assert reported_steps(trial) == list(range(INTERVAL, 401, INTERVAL))
     assert moved >= 2
