@@ -84,10 +84,8 @@ def _losses(pack: Pack, evaluators: Mapping[int, Evaluator]) -> dict[int, float]
 
 def _losses_in_line(pack: Pack, evaluators: Mapping[int, Evaluator]) -> dict[int, float]:
     sums = dict.fromkeys(evaluators, 0.0)
-    labels = dict.fromkeys(evaluators, 0)
     waiting: dict[int, list[DataRow]] = {n: list(e.rows) for n, e in evaluators.items()}
-    for number, rows in waiting.items():
-        labels[number] = sum(row["num_labels"] for row in rows)  # type: ignore[misc]
+    labels = {n: sum(row["num_labels"] for row in rows) for n, rows in waiting.items()}
     while any(waiting.values()):
         batches: dict[int, list[DataRow]] = {}
         room = TOKENS_A_PASS

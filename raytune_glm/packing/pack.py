@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from raytune_glm.config import RunConfig
     from raytune_glm.models.family import Family
 
-DataRow = Mapping[str, Sequence[int]]
-"""An encoded row: `input_ids` and `labels`."""
+DataRow = Mapping[str, Any]
+"""An encoded row: `input_ids` and `labels`, and the counts `num_labels` and `length`."""
 
 
 class Pack:

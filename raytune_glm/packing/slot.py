@@ -67,11 +67,6 @@ def twin(model: PreTrainedModel, *, shares_weights: bool = True) -> PreTrainedMo
     return copy.deepcopy(model, copies)
 
 
-def seed(number: int) -> None:
-    """Start torch's random streams anew."""
-    torch.manual_seed(number)
-
-
 class Slot:
     """The weights that one trial trains, and how they are stepped."""
 
@@ -82,7 +77,7 @@ class Slot:
         """Optimizer steps taken, those before a resume included."""
         self.pads = 0
         """Padding tokens that its passes worked on."""
-        seed(run.train.seed)
+        torch.manual_seed(run.train.seed)
         self.model: PreTrainedModel = run.method.apply(twin(base), family)
         self.model.train()
         self.copies = self._find_copies()
@@ -95,7 +90,7 @@ class Slot:
             self.copies = {}
             prepare(self.model, run.train)
         self._gather_weights(next(base.parameters()).device, base.dtype)
-        seed(run.train.seed)
+        torch.manual_seed(run.train.seed)
         self.random_state = _random_state(self.device)
         self._begin_step()
         self._optimizer = torch.optim.AdamW(

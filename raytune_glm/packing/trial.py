@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raytune_glm.config import RunConfig
 from raytune_glm.config.plan import batch_order
@@ -35,7 +35,7 @@ class Rows:
         self._read: dict[int, DataRow] = {}
 
     def __getitem__(self, index: int) -> DataRow:
-        """Give a row: `input_ids`, `labels`, `num_labels`, `length`."""
+        """Give a row."""
         row = self._read.get(index)
         if row is None:
             row = self._read[index] = self.dataset[index]
@@ -132,7 +132,8 @@ class SlotTrial:
     @property
     def loss_weight(self) -> float:
         """What the sum of the label tokens' losses of a pass counts for: 1 / those of the step."""
-        return 1 / sum(_count(row, "num_labels") for row in self._step_rows)
+        labels: int = sum(row["num_labels"] for row in self._step_rows)
+        return 1 / labels
 
     def passed(self, loss: float, *, seconds: float) -> bool:
         """Take what a pass gave; where it was the last of its step, step.
@@ -146,6 +147,7 @@ class SlotTrial:
 
         Raises:
             NonFiniteLossError: The step's loss or gradient is not finite.
+            ZeroLossError: The step's loss is 0.
         """
         self._step_loss += loss
         self._step_seconds += seconds
@@ -158,7 +160,7 @@ class SlotTrial:
         pads, self._slot.pads = self._slot.pads, 0
         return self._book.count(
             stats,
-            tokens=sum(_count(row, "length") for row in self._step_rows),
+            tokens=sum(row["length"] for row in self._step_rows),
             pads=pads,
             seconds=step_seconds,
         )
@@ -197,8 +199,3 @@ class SlotTrial:
     def _close_log(self) -> None:
         self._log.removeHandler(self._log_handler)
         self._log_handler.close()
-
-
-def _count(row: Mapping[str, Any], column: str) -> int:
-    count: int = row[column]
-    return count
