@@ -22,6 +22,7 @@ from raytune_glm.errors import ConfigError
 from raytune_glm.search.quantities import FORGETTING, measured
 from raytune_glm.search.schedulers import STEP
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow
+from raytune_glm.trials.study import PARAMS, STATE
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +110,8 @@ def _trial(earlier: ResultsFolder, row: TrialRow, sweep: SweepConfig) -> FrozenT
         },
         user_attrs={
             ORIGIN: {"folder": str(earlier.root), "number": row.number},
-            "params": params,
-            "state": row.state.value,
+            PARAMS: params,
+            STATE: row.state.value,
         },
         constraints={"memory": 1.0} if row.state is State.INFEASIBLE else None,
     )

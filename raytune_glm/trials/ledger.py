@@ -29,15 +29,11 @@ from raytune_glm.search.quantities import QUANTITIES, excess, measured
 from raytune_glm.search.schedulers import STEP, PBTSettings
 from raytune_glm.trials.history import ORIGIN
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow, trial_row
-from raytune_glm.trials.study import SweepStudy, open_study
+from raytune_glm.trials.study import PARAMS, STATE, SweepStudy, open_study
 from raytune_glm.trials.variants import Dues, Use
 
 log = logging.getLogger(__name__)
 
-PARAMS = "params"
-"""Attribute of a trial in the study: its values, by dotted path."""
-STATE = "state"
-"""Attribute of a trial in the study: how it ended, where Optuna's state would not tell."""
 ERROR = "error"
 """Attribute of a trial in the study: what went wrong."""
 NOTE = "note"

@@ -21,7 +21,7 @@ from raytune_glm.config import RunConfig, SweepConfig, run_of, trial_run
 from raytune_glm.errors import ConfigError
 from raytune_glm.trials.history import at_path, point_of
 from raytune_glm.trials.records import ResultsFolder
-from raytune_glm.trials.study import SPACE, storage_of
+from raytune_glm.trials.study import PARAMS, SPACE, storage_of
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,6 @@ GENERATION = "generation"
 """Attribute of a study: how often its space has changed."""
 FORMER = "former"
 """Attribute of a study that is being written anew: the name of the one that it is made from."""
-PARAMS = "params"
 
 
 def fit_study(results: ResultsFolder, sweep: SweepConfig) -> int:

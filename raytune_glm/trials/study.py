@@ -1,6 +1,6 @@
 """The Optuna study of a sweep: where it is kept, and what it takes beyond Optuna's own rules.
 
-Read next: `ledger`, which is the only one that writes to it.
+Read next: `ledger`, which writes down in it what becomes of trials.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ from raytune_glm.trials.records import ResultsFolder
 
 SPACE = "space"
 """Attribute of a study that is whole: the space that its parameters are of."""
+
+PARAMS = "params"
+"""Attribute of a trial: its values, by dotted path."""
+STATE = "state"
+"""Attribute of a trial: how it ended, where Optuna's state would not tell."""
 
 
 class SweepStudy(optuna.Study):
