@@ -7,12 +7,10 @@ which they came, and answers each by a file of the same name. Read next: `steeri
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -73,10 +71,10 @@ def await_answer(
     path = _answers(root) / f"{name}.json"
     end = time.monotonic() + timeout_s
     while time.monotonic() < end and (path.exists() or is_running()):
-        if path.exists():
-            answer = Answer.model_validate(_read(path))
+        told = files.read_json(path)
+        if told is not None:
             path.unlink(missing_ok=True)
-            return answer
+            return Answer.model_validate(told)
         time.sleep(0.1)
     (_orders(root) / f"{name}.json").unlink(missing_ok=True)
     return None
@@ -86,10 +84,9 @@ def take(root: Path) -> list[tuple[str, Order]]:
     """The orders that wait, the first that came first, each with its name."""
     found = []
     for path in sorted(_orders(root).glob("[0-9]*.json")):
-        try:
-            found.append((path.stem, Order.model_validate(_read(path))))
-        except FileNotFoundError:
-            continue  # its sender took it back
+        told = files.read_json(path)
+        if told is not None:  # its sender may have taken it back
+            found.append((path.stem, Order.model_validate(told)))
     return found
 
 
@@ -97,10 +94,6 @@ def answer(root: Path, name: str, told: Answer) -> None:
     """Tell the sender of an order what became of it, and lay the order aside."""
     files.write_json(_answers(root) / f"{name}.json", told.model_dump(mode="json"))
     (_orders(root) / f"{name}.json").unlink(missing_ok=True)
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _orders(root: Path) -> Path:
