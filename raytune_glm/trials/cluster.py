@@ -87,26 +87,32 @@ def place(sweep: SweepConfig, *, precisions: Collection[str], execution: Executi
         )
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fitting = max_concurrent_trials(nodes, per_worker=per_worker, num_workers=sweep.run.num_workers)
+    packs = None
     if execution != "solo":
-        hosts = pack_hosts(nodes, per_worker=per_worker)
-        size = 1 if execution == "hosted" else pack_size(sweep.search, len(hosts))
-        size = sweep.run.pack_size or size
-        room = len(hosts) * size
-        limit = min(room, sweep.search.max_concurrent or room, sweep.search.num_trials)
-        return Placement(
-            per_worker=per_worker,
-            num_nodes=len(nodes),
-            max_concurrent=limit,
-            packs=PackPlacement(
-                per_host=tuple(hosts),
-                pack_size=size,
-                is_forced=sweep.run.pack_size is not None
-                or sweep.search.scheduler.wants_all_at_once,
-            ),
-        )
-    limit = sweep.search.max_concurrent or fitting
+        packs = _place_packs(sweep, nodes, per_worker=per_worker, execution=execution)
+        fitting = min(len(packs.per_host) * packs.pack_size, sweep.search.num_trials)
     return Placement(
-        per_worker=per_worker, num_nodes=len(nodes), max_concurrent=min(fitting, limit)
+        per_worker=per_worker,
+        num_nodes=len(nodes),
+        max_concurrent=min(fitting, sweep.search.max_concurrent or fitting),
+        packs=packs,
+    )
+
+
+def _place_packs(
+    sweep: SweepConfig,
+    nodes: Iterable[Mapping[str, float]],
+    *,
+    per_worker: Mapping[str, float],
+    execution: Execution,
+) -> PackPlacement:
+    hosts = pack_hosts(nodes, per_worker=per_worker)
+    size = 1 if execution == "hosted" else pack_size(sweep.search, len(hosts))
+    is_users = sweep.run.pack_size is not None
+    return PackPlacement(
+        per_host=tuple(hosts),
+        pack_size=sweep.run.pack_size or size,
+        is_forced=is_users or sweep.search.scheduler.wants_all_at_once,
     )
 
 
