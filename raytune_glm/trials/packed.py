@@ -117,8 +117,7 @@ class PackedTrial(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial in the place of this one."""
-        new_door = new_config["door"] != self._asked["door"]
-        if new_door:
+        if new_config["door"] != self._asked["door"]:
             self.cleanup()
         self._attach(new_config)
         return True

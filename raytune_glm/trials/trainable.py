@@ -176,8 +176,8 @@ def work(config: dict[str, Any]) -> None:
     from raytune_glm.worker import train
 
     def report(told: dict[str, Any]) -> None:
-        # What follows when memory did not suffice is for `run_trial` to say, from the folder. And
-        # a copy of another trial repeats that one's reports, which are not its own.
+        # What follows when memory did not suffice is for `train_down_the_ladder` to say, from the
+        # folder. And a copy of another trial repeats that one's reports, which are not its own.
         is_infeasible = told.get("ending", {}).get("state") == "INFEASIBLE"
         if not is_infeasible and told.get(STEP, math.inf) > config["from_step"]:
             # Whole, for the ledger, beside the fields for Tune's schedulers: Tune adds its own.
