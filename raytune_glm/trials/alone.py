@@ -68,33 +68,12 @@ def run_alone(
         KeyboardInterrupt: Ctrl-C; the workers end when Ray is shut down.
     """
     started_at = time.time()
-    config = {
-        "results": str(results.root),
-        "folder": str(results.root),
-        "resources": placement.per_worker,
-        "metric": run.search.metric,
-        "data_cache": str(results.data),
-        "ray_folder": str(results.root / "ray"),
-        "from_step": 0,
-    }
     # A run that did not fit or diverged is tried again when the user asks again.
     (results.root / ENDING).unlink(missing_ok=True)
     endings: list[Ending | None] = []
-
-    def fit() -> None:
-        try:
-            ending = train_down_the_ladder(
-                run_of(run),
-                config,
-                listener=lambda _: ReportsToFile(results.root),
-                retried=watch.retried,
-            )
-        except Exception as error:  # whatever it was, it is told as the end of the run
-            log.exception("the run could not be trained")
-            ending = {"state": "FAILED", "error": str(error).strip()}
-        endings.append(ending)
-
-    thread = threading.Thread(target=fit, daemon=True)
+    thread = threading.Thread(
+        target=lambda: endings.append(_train(run, results, watch, placement)), daemon=True
+    )
     thread.start()
     while thread.is_alive():
         thread.join(LOOK_EVERY_S)
@@ -113,6 +92,31 @@ def run_alone(
         ladder=ladder.changes_of(results.root),
         error=error,
     )
+
+
+def _train(
+    run: SweepConfig, results: ResultsFolder, watch: Watch, placement: Placement
+) -> Ending | None:
+    """Why the run ended before its last step; None where it came to it."""
+    config = {
+        "results": str(results.root),
+        "folder": str(results.root),
+        "resources": placement.per_worker,
+        "metric": run.search.metric,
+        "data_cache": str(results.data),
+        "ray_folder": str(results.root / "ray"),
+        "from_step": 0,
+    }
+    try:
+        return train_down_the_ladder(
+            run_of(run),
+            config,
+            listener=lambda _: ReportsToFile(results.root),
+            retried=watch.retried,
+        )
+    except Exception as error:  # whatever it was, it is told as the end of the run
+        log.exception("the run could not be trained")
+        return {"state": "FAILED", "error": str(error).strip()}
 
 
 def _told(ending: Ending) -> tuple[State, str]:
