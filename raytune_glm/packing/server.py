@@ -1,7 +1,7 @@
 """A pack host's door: trials come over a socket, and get their reports over it.
 
 One connection carries one trial at a time, on a visit that has a name: a trial that comes again is
-on another visit. Messages are dictionaries of plain data:
+on another visit, unless its process died. Messages are dictionaries of plain data:
 
     -> {"attach": {"base", "overrides", "folder", "metric", "data_cache"}, "visit": "..."}
     -> {"dismiss": "..."}     a visit, over whatever connection: its slot is free at once
@@ -9,7 +9,7 @@ on another visit. Messages are dictionaries of plain data:
     -> {"close": True}
     <- {"report": {...}, "visit": "..."}    <- {"scores": {...}}    <- {"error": "..."}
 
-Connections are authenticated by a key that only the sweep knows. Read next: `runner`.
+Connections are authenticated by a key that only the sweep knows. Read next: `visits`, `runner`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import threading
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from raytune_glm import files
 from raytune_glm.config import RunConfig, trial_file, trial_run
 from raytune_glm.endings import ending_by
 from raytune_glm.packing.messages import Attach, Close, Leave, Score
 from raytune_glm.packing.runner import PackRunner
+from raytune_glm.packing.visits import Report, Visits
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class PackServer:
         self._runner = runner
         self._listener = Listener((host, 0), backlog=MOST_CONNECTIONS, authkey=key)
         self._numbers = itertools.count()
-        self._visits: _Visits = {}
+        self._visits = Visits(on_end=lambda visit: runner.inbox.put(Leave(key=visit)))
         self.address: tuple[str, int] = self._listener.address
         """Host and port."""
         threading.Thread(target=self._accept, name="pack-server", daemon=True).start()
@@ -65,15 +66,11 @@ class PackServer:
         self._listener.close()
 
 
-_Visits: TypeAlias = "dict[str, _Talk]"
-"""Visits that are going on, by name."""
-
-
 class _Talk:
     """One connection, and the trial that is on it."""
 
     def __init__(
-        self, runner: PackRunner, connection: Connection, name: str, visits: _Visits
+        self, runner: PackRunner, connection: Connection, name: str, visits: Visits
     ) -> None:
         self.name = name
         self._runner = runner
@@ -98,48 +95,28 @@ class _Talk:
         match message:
             case {"attach": asked, "visit": visit}:
                 self._leave()
-                self._dismiss(visit)  # it may have come over another connection, which broke
                 self._visit = visit
-                self._visits[visit] = self
-                try:
-                    self._attach(visit, asked)
-                except Exception as error:
-                    log.exception("a trial cannot be attached")
-                    self._report(visit, {"ending": ending_by(error)})
+                self._visits.join(visit, self._report, begin=lambda: self._attach(visit, asked))
             case {"dismiss": visit}:
-                self._dismiss(visit)
+                self._visits.dismiss(visit)
             case {"score": asked}:
                 self._runner.inbox.put(Score(**_score_of(asked), answer=self._send))
             case {"close": _}:
                 self._runner.inbox.put(Close())
 
     def _attach(self, visit: str, asked: dict[str, Any]) -> None:
-        run = trial_run(RunConfig.model_validate(asked["base"]), asked["overrides"])
-        folder = Path(asked["folder"])
-        text = trial_file(run, trial=folder.name, metric=asked["metric"])
-        files.write_text(folder / "config.yaml", text)
-        self._runner.inbox.put(
-            Attach(
-                key=visit,
-                run=run,
-                folder=folder,
-                metric=asked["metric"],
-                data_cache=Path(asked["data_cache"]),
-                report=lambda report: self._report(visit, report),
-            )
-        )
+        try:
+            self._runner.inbox.put(_attach_of(visit, asked, self._visits))
+        except Exception as error:
+            log.exception("a trial cannot be attached")
+            self._visits.tell(visit, {"ending": ending_by(error)})
 
     def _leave(self) -> None:
-        if self._visit is not None and self._visits.get(self._visit) is self:
-            self._dismiss(self._visit)
+        if self._visit is not None:
+            self._visits.leave(self._visit, self._report)
 
-    def _dismiss(self, visit: str) -> None:
-        if self._visits.pop(visit, None) is not None:
-            self._runner.inbox.put(Leave(key=visit))
-
-    def _report(self, visit: str, report: dict[str, Any]) -> None:
-        if self._visits.get(visit) is self:
-            self._send({"report": report, "visit": visit})
+    def _report(self, report: Report) -> None:
+        self._send({"report": report, "visit": self._visit})
 
     def _send(self, message: dict[str, Any]) -> None:
         with self._sending:
@@ -147,6 +124,21 @@ class _Talk:
                 self._connection.send(message)
             except OSError:  # gone; `listen` hears of it too
                 log.warning("%s is gone before it was told", self.name)
+
+
+def _attach_of(visit: str, asked: dict[str, Any], visits: Visits) -> Attach:
+    run = trial_run(RunConfig.model_validate(asked["base"]), asked["overrides"])
+    folder = Path(asked["folder"])
+    text = trial_file(run, trial=folder.name, metric=asked["metric"])
+    files.write_text(folder / "config.yaml", text)
+    return Attach(
+        key=visit,
+        run=run,
+        folder=folder,
+        metric=asked["metric"],
+        data_cache=Path(asked["data_cache"]),
+        report=lambda report: visits.tell(visit, report),
+    )
 
 
 def _score_of(asked: dict[str, Any]) -> dict[str, Any]:

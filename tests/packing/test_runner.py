@@ -58,6 +58,34 @@ def test_a_trial_that_leaves_gives_its_slot_to_the_next_and_can_come_back(host: 
     second.close()
 
 
+@pytest.mark.parametrize("goes", [0, 1])
+def test_of_two_processes_of_a_trial_the_one_that_stays_is_told_everything(
+    host: Host, goes: int
+) -> None:
+    """Ray Tune starts one, and gives the trial another that has become free."""
+    both = [host.attach("trial"), host.knock()]
+    attach = {"attach": host.asked("trial"), "visit": host.visits["trial"]}
+    both[1].send(attach)
+    told = reports(both[goes], 1)
+    both[goes].close()
+    told_to_the_other = reports(both[1 - goes], 3)
+    assert [report.get("step") for report in told_to_the_other] == [3, 6, None]
+    assert told_to_the_other[:1] == told
+    log = (host.folder("trial") / "worker.log").read_text(encoding="utf-8")
+    assert log.count("in slot") == 1, "it is trained once"
+
+
+def test_a_process_that_comes_after_its_trials_end_trains_nothing(host: Host) -> None:
+    reports(host.attach("trial", {"train.max_steps": 10**6}), 1)
+    late = host.knock()
+    late.send({"dismiss": host.visits["trial"]})
+    late.send({"attach": host.asked("trial"), "visit": host.visits["trial"]})
+    assert reports(late, 1) == [{"over": True}]
+    reports(host.attach("next"), 2)
+    log = (host.folder("trial") / "worker.log").read_text(encoding="utf-8")
+    assert log.count("in slot") == 1
+
+
 def test_the_slot_of_a_pruned_trial_trains_the_next_one_in_the_next_pass(tmp_path: Path) -> None:
     """Asked of the loop itself: the scheduler's word comes as it does from Ray Tune."""
     runner = PackRunner(torch.device("cpu"), pack_size=2)
