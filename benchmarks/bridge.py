@@ -55,7 +55,7 @@ class Bridge:
             progress,
             DiskBudget(results, None, METRICS[settings.metric]),
             on_end=lambda trial_id: None,
-            ramp=Ramp(),
+            ramp=Ramp(1),
         )
 
     def begin(self) -> Trial:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import logging
 import os
 import select
@@ -24,6 +26,8 @@ def exit_status(run: Callable[[], int], *, interrupted: str = "interrupted") -> 
     """
     from raytune_glm.errors import UserError
 
+    # The process ends: what it holds needs no looking through, which takes up to a second.
+    atexit.register(gc.freeze)
     try:
         with sigterm_as_ctrl_c():
             status = run()

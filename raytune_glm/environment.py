@@ -1,8 +1,9 @@
-"""Environment variables for a while: settings of libraries that nothing else reaches."""
+"""What libraries find for a while: environment variables, and other libraries or not."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -20,3 +21,19 @@ def variables(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def without(module: str) -> Iterator[None]:
+    """Have whoever looks for a module that is not imported yet not find it, in the block.
+
+    A library that remembers that it did not find it goes on without it afterwards.
+    """
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # Python's word for "there is none"
+    try:
+        yield
+    finally:
+        del sys.modules[module]

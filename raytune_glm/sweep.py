@@ -135,23 +135,23 @@ def _run_trials(
 
     from raytune_glm.log import printing_to
     from raytune_glm.report.lengths import describe_lengths
+    from raytune_glm.trials.encoding import encode
     from raytune_glm.trials.hosts import Hosts
     from raytune_glm.trials.leftovers import forget
-    from raytune_glm.trials.readiness import encoding_aside, make_ready
+    from raytune_glm.trials.readiness import make_ready
 
     hosts = None
     try:
-        with encoding_aside(sweep, results) as encoded:
-            placement = make_ready(sweep, plan, results, console)
-            with printing_to(results.root / "ray.log"):
-                if plan.execution != "solo":  # they load the base meanwhile
-                    hosts = Hosts(sweep, results, placement)
-                    hosts.start()
-                stats = encoded.result()
-                console.print(describe_lengths(stats, plan), highlight=False, markup=False)
-                if hosts is not None:
-                    hosts.await_processes()
-                return _search(sweep, plan, results, ledger, console, placement, hosts)
+        placement = make_ready(sweep, plan, results, console)
+        with printing_to(results.root / "ray.log"):
+            if plan.execution != "solo":  # they come up meanwhile
+                hosts = Hosts(sweep, results, placement)
+                hosts.start()
+            stats = encode(sweep, results.data)
+            console.print(describe_lengths(stats, plan), highlight=False, markup=False)
+            if hosts is not None:
+                hosts.await_processes()
+            return _search(sweep, plan, results, ledger, console, placement, hosts)
     finally:
         if hosts is not None:
             hosts.close()

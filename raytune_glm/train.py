@@ -149,17 +149,17 @@ def _run(run: SweepConfig, plan: Plan, results: ResultsFolder, console: Console)
     from raytune_glm.report.lengths import describe_lengths
     from raytune_glm.report.run_outcome import write_run_outcome
     from raytune_glm.trials.alone import run_alone
+    from raytune_glm.trials.encoding import encode
     from raytune_glm.trials.leftovers import forget
-    from raytune_glm.trials.readiness import encoding_aside, make_ready
+    from raytune_glm.trials.readiness import make_ready
     from raytune_glm.trials.receipt import Finished, take_receipts
     from raytune_glm.trials.records import State
     from raytune_glm.trials.watch import Watch
 
     ray_log = results.root / "ray.log"
     try:
-        with encoding_aside(run, results) as encoded:
-            placement = make_ready(run, plan, results, console)
-        stats = encoded.result()
+        placement = make_ready(run, plan, results, console)
+        stats = encode(run, results.data)
         console.print(describe_lengths(stats, plan), highlight=False, markup=False)
         last_step = total_steps(run.train, num_rows=stats["train"].rows_kept)
         with printing_to(ray_log), Watch(console, results, total_steps=last_step) as watch:

@@ -18,6 +18,7 @@ from raytune_glm.errors import ResourceError
 from raytune_glm.log import log_to_file, printing_to
 from raytune_glm.search import SearchSettings
 from raytune_glm.signals import handlers_kept
+from raytune_glm.trials import dashboard
 
 log = logging.getLogger(__name__)
 
@@ -210,8 +211,8 @@ def connect(address: str, *, log_file: Path) -> None:
     if not starts and not _answers(named):
         raise _no_cluster(named, "nobody listens there")
     try:
-        knowing = _knowing_its_address() if starts else nullcontext()
-        with printing_to(log_file), knowing, handlers_kept():
+        starting = _starting_here() if starts else nullcontext()
+        with printing_to(log_file), starting, handlers_kept():
             ray.init(wanted, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _no_cluster(address, str(error)) from None
@@ -222,6 +223,12 @@ def _no_cluster(address: str, reason: str) -> ResourceError:
         f"run.ray_address must be a running Ray cluster, but {address!r} does not answer "
         f"({reason}): start one with `ray up cluster.yaml`, or write local"
     )
+
+
+@contextmanager
+def _starting_here() -> Iterator[None]:
+    with _knowing_its_address(), dashboard.started_beside():
+        yield
 
 
 @contextmanager

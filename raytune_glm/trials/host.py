@@ -6,18 +6,20 @@ Read next: `raytune_glm.packing.server`.
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytune_glm import files
 from raytune_glm.config import RunConfig
+from raytune_glm.environment import without
 from raytune_glm.processes import ProcessMark
 from raytune_glm.trials.pacing import pace_file
 from raytune_glm.trials.trainable import hide_unreserved_gpus, log_to
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 
 def controller_mark(file: Path) -> UserCallback:
@@ -31,23 +33,37 @@ def controller_mark(file: Path) -> UserCallback:
     return Mark()
 
 
-def host_trainer() -> type[TorchTrainer]:
-    """Ray Train's trainer without two processes that hosts have no use for.
+def host_trainer() -> type[DataParallelTrainer]:
+    """Ray Train's trainer without what hosts have no use for, each seconds of the first trial's.
 
-    One deals out Ray datasets. The other gives devices back where a trainer is killed, and a worker
-    group waits until that process is up; hosts end with the sweep, and what they hold with them.
+    They are one worker each, so they need no process group and hence no torch in the controller.
+    Of three processes one deals out Ray datasets. One gives devices back where a trainer is killed,
+    and a worker group waits until it is up; hosts end with the sweep, and what they hold with them.
+    One asks for machines, of which a sweep takes those that are there when it begins.
     """
-    from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import (
         PlacementGroupCleanerCallback,
     )
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    class HostTrainer(TorchTrainer):
+    class AsItIs(FixedScalingPolicy):
+        def after_controller_start(self, train_run_context: Any) -> None:
+            pass
+
+        def _maybe_send_resource_request(self) -> None:
+            pass
+
+    class HostTrainer(DataParallelTrainer):
         def _create_default_callbacks(self) -> list[Any]:
             unused = (DatasetsCallback, PlacementGroupCleanerCallback)
-            made = super()._create_default_callbacks()  # type: ignore[misc]  # no public way
+            made = super()._create_default_callbacks()
             return [callback for callback in made if not isinstance(callback, unused)]
+
+        def _initialize_and_run_controller(self, **parts: Any) -> Any:
+            parts["scaling_policy"] = AsItIs(parts["scaling_policy"].scaling_config)
+            return super()._initialize_and_run_controller(**parts)
 
     return HostTrainer
 
@@ -61,7 +77,8 @@ def serve(config: dict[str, Any]) -> None:
     log_to(door.with_suffix(".log"))
     files.write_json(door, {"pid": os.getpid()})
 
-    import peft  # noqa: F401  # seconds, for which the first trial would wait
+    run = RunConfig.model_validate(config["run"])
+    _import_peft(run)
     import torch
 
     from raytune_glm.engine.process import choose_accelerator, keep_freed_memory
@@ -77,7 +94,7 @@ def serve(config: dict[str, Any]) -> None:
         tell=lambda pace: files.write_json(pace_file(door), pace.as_json()),
     )
     server = PackServer(runner, ray.util.get_node_ip_address(), config["key"])
-    runner.load(RunConfig.model_validate(config["run"]), Path(config["data_cache"]))
+    runner.load(run, Path(config["data_cache"]))
     node = ray.get_runtime_context().get_node_id()
     files.write_json(door, {"address": server.address, "pid": os.getpid(), "node": node})
     try:
@@ -85,3 +102,17 @@ def serve(config: dict[str, Any]) -> None:
     finally:
         server.close()
         door.unlink(missing_ok=True)
+
+
+def _import_peft(run: RunConfig) -> None:
+    """Import PEFT now: it takes seconds, for which the first trial would wait.
+
+    With the first adapter it imports bitsandbytes, and with that torch's compiler, another second
+    or two, which only a quantized base has a use for; PEFT remembers that it found none.
+    """
+    is_quantized = run.model.quantization or run.model.inspect().stored_quantization
+    with nullcontext() if is_quantized else without("bitsandbytes"):
+        from peft.import_utils import is_bnb_4bit_available, is_bnb_available
+
+        is_bnb_available()
+        is_bnb_4bit_available()

@@ -132,6 +132,8 @@ class Ledger:
         )
         own = [trial for trial in known if ORIGIN not in trial.user_attrs]
         self._num_waiting = sum(trial.state is TrialState.WAITING for trial in own)
+        # Asked for some ten times a second, which would be as many questions to the storage.
+        self._num_added: int = self._study.user_attrs.get(ADDED, 0)
         self._num_copies = sum(PARENT in trial.user_attrs for trial in own)
         self.rows = {row.number: row for row in results.rows()}
         """Finished trials by number, those of before a resume included."""
@@ -164,8 +166,7 @@ class Ledger:
     @property
     def num_trials(self) -> int:
         """Trials of the whole sweep: as many as were asked for, and the copies of some."""
-        added: int = self._study.user_attrs.get(ADDED, 0)
-        return self._settings.num_trials + added + self._num_copies
+        return self._settings.num_trials + self._num_added + self._num_copies
 
     @property
     def num_left(self) -> int:
@@ -211,7 +212,8 @@ class Ledger:
 
     def add(self, count: int) -> None:
         """Run more trials than the settings say, now and after a resume."""
-        self._study.set_user_attr(ADDED, self._study.user_attrs.get(ADDED, 0) + count)
+        self._num_added += count
+        self._study.set_user_attr(ADDED, self._num_added)
 
     def has(self, number: int) -> bool:
         """Whether there is a trial of this number, ended, running or waiting."""

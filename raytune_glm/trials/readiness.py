@@ -1,19 +1,14 @@
-"""Before any training: rows are tokens, Ray is up with room, hosts have what DeepSpeed compiles."""
+"""Before any training: Ray is up with room, hosts have what DeepSpeed compiles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from raytune_glm.config import SweepConfig
 from raytune_glm.config.check import Plan
-from raytune_glm.data import Split, SplitStats
 from raytune_glm.log import printing_to
 from raytune_glm.trials import cluster
 from raytune_glm.trials.cluster import Placement
-from raytune_glm.trials.encoding import encode
 from raytune_glm.trials.leftovers import written_down
 from raytune_glm.trials.ops import look_for_libraries, prepare_hosts
 from raytune_glm.trials.records import ResultsFolder
@@ -21,26 +16,6 @@ from raytune_glm.trials.sight import require_sight
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Stats = dict[Split, SplitStats]
-"""What encoding did to each split."""
-
-
-@contextmanager
-def encoding_aside(sweep: SweepConfig, results: ResultsFolder) -> Iterator[Future[Stats]]:
-    """Encode the data in a thread while the block starts Ray; its result may raise `DataError`.
-
-    Ray itself must be started in the main thread: its processes end with the one that began them.
-
-    Args:
-        sweep: The sweep, or a run that is trained alone.
-        results: Its folder.
-
-    Yields:
-        What encoding did to each split, once it is done.
-    """
-    with ThreadPoolExecutor(1) as aside:
-        yield aside.submit(encode, sweep, results.data)
 
 
 def make_ready(

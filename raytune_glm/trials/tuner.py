@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from raytune_glm.config import SweepConfig, run_of
-from raytune_glm.environment import variables
+from raytune_glm.environment import variables, without
 from raytune_glm.metrics import METRICS
 from raytune_glm.schedulers.ruled import RuledScheduler
 from raytune_glm.search.schedulers import Contest
@@ -93,9 +94,11 @@ def run_trials(
     def has_room() -> bool:
         live = len(ledger.live)
         needs_all = sweep.search.scheduler.wants_all_at_once
-        return watch is None or (live < watch.room and (needs_all or ramp.has_room(live)))
+        return watch is None or (
+            live < watch.room and (needs_all or ramp.has_room(live, ledger.num_left))
+        )
 
-    ramp = Ramp()
+    ramp = Ramp(len(placement.packs.per_host) if placement.packs else 0)
     trainable = run_trial if hosts is None else PackedTrial
     metric = METRICS[sweep.search.metric]
     steering = Steering(results, ledger, run_of(sweep), progress, confirmed=confirmed)
@@ -118,6 +121,7 @@ def run_trials(
     scheduler = sweep.search.scheduler.build(contest)
     if sweep.search.scheduler.compares_with_finished:
         remind(scheduler, ledger)
+    _import_trackers()
     started = time.monotonic()
     with variables(_QUIET_TUNE), handlers_kept():
         tune.Tuner(
@@ -160,3 +164,14 @@ def run_trials(
         for number in list(ledger.live):
             progress.finished(ledger.finish(number, State.PRUNED), [])
     return out_of_time
+
+
+def _import_trackers() -> None:
+    """Import Ray Tune's callbacks for trackers without the trackers.
+
+    It does so to count which of them are used, as none of them is here: a second for mlflow alone.
+    """
+    with without("comet_ml"), without("mlflow"), without("wandb"):
+        importlib.import_module("ray.air.integrations.comet")
+        importlib.import_module("ray.air.integrations.mlflow")
+        importlib.import_module("ray.air.integrations.wandb")

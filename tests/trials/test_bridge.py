@@ -54,7 +54,7 @@ class Sweep:
         budget = DiskBudget(self.results, budget_gb, METRICS["eval_loss"])
         steering = Steering(self.results, self.ledger, BASE, progress)
         self.callback = LedgerCallback(
-            self.ledger, steering, progress, budget, on_end=lambda _: None, ramp=Ramp()
+            self.ledger, steering, progress, budget, on_end=lambda _: None, ramp=Ramp(1)
         )
         self.live = self.ledger.propose()
         self.folder = self.results.trial(self.live.id)

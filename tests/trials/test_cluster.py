@@ -141,17 +141,22 @@ def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> N
 
 
 @pytest.mark.ray
-def test_processes_of_a_local_ray_know_it_from_other_rays_on_the_host(tmp_path: Path) -> None:
+def test_a_local_ray_is_known_to_its_processes_and_has_a_dashboard(tmp_path: Path) -> None:
     script = f"""
-import os, ray
+import os, ray, time, urllib.request
 from pathlib import Path
 from raytune_glm.trials.cluster import connect
 connect("local", log_file=Path({str(tmp_path)!r}, "ray.log"))
 told = ray.get(ray.remote(lambda: os.environ.get("RAY_ADDRESS")).remote())
 print(told == ray.get_runtime_context().gcs_address, "RAY_ADDRESS" in os.environ)
+node, end = ray._private.worker._global_node, time.monotonic() + 60
+while not node.webui_url and time.monotonic() < end:
+    time.sleep(0.1)
+with urllib.request.urlopen(f"http://{{node.webui_url}}/") as page:
+    print(b"Ray Dashboard" in page.read())
 """
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
     )
-    assert done.stdout == "True False\n", done.stderr
+    assert done.stdout == "True False\nTrue\n", done.stderr
