@@ -72,11 +72,15 @@ def _sweep(path: Path, overrides: list[str], *, only_check: bool) -> int:
     from raytune_glm.config.check import check_sweep
     from raytune_glm.report.lengths import measured_lengths
     from raytune_glm.report.plan import describe_plan
+    from raytune_glm.report.settings import check_settings, write_settings
+    from raytune_glm.trials.records import ResultsFolder
 
     # Bound to the terminal as it is now: what libraries print while trials run goes to a file.
     console = Console(file=sys.stdout, soft_wrap=True)
     sweep = load_sweep(path, overrides)
     plan = check_sweep(sweep)
+    if sweep.run.folder.exists():
+        check_settings(ResultsFolder(sweep.run.folder), sweep.model_dump(mode="json"))
     console.print(describe_plan(sweep, plan, overrides=overrides), highlight=False, markup=False)
     if only_check:
         console.print(measured_lengths(sweep, plan), highlight=False, markup=False)
@@ -84,10 +88,8 @@ def _sweep(path: Path, overrides: list[str], *, only_check: bool) -> int:
 
     from raytune_glm.log import log_to_file
     from raytune_glm.report.origin import write_origin
-    from raytune_glm.report.settings import write_settings
     from raytune_glm.trials import lock
     from raytune_glm.trials.leftovers import end_leftovers
-    from raytune_glm.trials.records import ResultsFolder
 
     results = ResultsFolder(sweep.run.folder)
     with lock.held(results.root):

@@ -10,7 +10,7 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raytune_glm.command import add_check, add_overrides, exit_status
 
@@ -96,6 +96,8 @@ def _train(request: _Request) -> int:
     from raytune_glm.config.check import check_run
     from raytune_glm.report.lengths import measured_lengths
     from raytune_glm.report.plan import describe_run
+    from raytune_glm.report.settings import check_settings
+    from raytune_glm.trials.records import ResultsFolder
 
     # Bound to the terminal as it is now: what libraries print while workers run goes to a file.
     console = Console(file=sys.stdout, soft_wrap=True)
@@ -103,6 +105,8 @@ def _train(request: _Request) -> int:
         console.print(request.old.text, highlight=False, markup=False)
     run = request.load()
     plan = check_run(run)
+    if run.run.folder.exists():
+        check_settings(ResultsFolder(run.run.folder, alone=True), _settings(run))
     console.print(
         describe_run(run, plan, overrides=request.overrides), highlight=False, markup=False
     )
@@ -124,10 +128,9 @@ def _start(run: SweepConfig, plan: Plan, console: Console, *, old: Translation |
     from raytune_glm.trials.records import ResultsFolder, State
 
     results = ResultsFolder(run.run.folder, alone=True)
-    tree = {**run.model_dump(mode="json"), "search": {"metric": run.search.metric}}
     with lock.held(results.root):
         end_leftovers(results)
-        write_settings(results, tree)
+        write_settings(results, _settings(run))
         write_origin(results, run)
         if old is not None:
             files.write_text(results.root / "command.yaml", old.text)
@@ -135,6 +138,11 @@ def _start(run: SweepConfig, plan: Plan, console: Console, *, old: Translation |
         row = read_row(results) or _run(run, plan, results, console)
         print_run_outcome(results, run, row, console)
     return 0 if row.state is State.COMPLETE else 1
+
+
+def _settings(run: SweepConfig) -> dict[str, Any]:
+    """What is written down of a run: of what a sweep searches it knows the metric alone."""
+    return {**run.model_dump(mode="json"), "search": {"metric": run.search.metric}}
 
 
 def _run(run: SweepConfig, plan: Plan, results: ResultsFolder, console: Console) -> TrialRow:

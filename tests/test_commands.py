@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from raytune_glm.command import exit_status
+from raytune_glm.config import load_sweep
+from raytune_glm.report.settings import write_settings
+from raytune_glm.trials.records import ResultsFolder
 from tests.shipped import ROOT, ROWS
 
 
@@ -251,3 +254,19 @@ def test_sigterm_ends_a_command_as_ctrl_c_does(capsys: pytest.CaptureFixture[str
     assert exit_status(work, interrupted="go on later") == 1
     assert capsys.readouterr().err == "go on later\n"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_check_refuses_a_folder_that_was_made_with_other_settings(desk: Path) -> None:
+    lora = [str(ROOT / "sweeps/lora.yaml"), f"run.storage={desk}", "run.name=made"]
+    sweep = load_sweep(Path(lora[0]), lora[1:])
+    results = ResultsFolder(desk / "made")
+    write_settings(results, sweep.model_dump(mode="json"))
+    results.trials.touch()
+    words = [sys.executable, "-m", "raytune_glm.sweep", *lora, "--check"]
+    for changes, status in ([], 0), (["train.weight_decay=0.5"], 2):
+        done = subprocess.run(
+            [*words, *changes], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stderr
+    assert "train.weight_decay: " in done.stderr
+    assert "choose another run.name" in done.stderr

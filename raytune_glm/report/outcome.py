@@ -14,6 +14,7 @@ from raytune_glm.report.leaderboard import confirmed_table, leaderboard, to_mark
 from raytune_glm.report.ranking import SOUND, pareto_front, ranked, winner
 from raytune_glm.report.variants import variants_table
 from raytune_glm.report.winner import write_winner
+from raytune_glm.search.storage import JOURNAL
 from raytune_glm.trials.confirm import Repeats
 from raytune_glm.trials.receipt import Finished, Scores, read_receipt
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow
@@ -135,7 +136,7 @@ def write_outcome(
         "winner": f"trial {best.number}, {told}",
         "adapter": f"{folder}  ({_format(folder)})",
         "again": f"python -m raytune_glm.train {results.root / 'best.yaml'}",
-        "results": f"{results.root}  (leaderboard.md, summary.json, trials.jsonl, study.db)",
+        "results": f"{results.root}  (leaderboard.md, summary.json, trials.jsonl{_study(sweep)})",
     }.items():
         console.print(f"{name:<11} {text}", highlight=False, markup=False)
     return True
@@ -188,6 +189,12 @@ def _summary(
         "best_reloaded": read_receipt(results, best) if best else None,
         "seconds": seconds,
     }
+
+
+def _study(sweep: SweepConfig) -> str:
+    """The study among the files of the results folder, where it is one."""
+    names = {None: ", study.db", JOURNAL: ", study.journal"}
+    return names.get(sweep.search.storage, "")
 
 
 def _format(adapter: Path) -> str:

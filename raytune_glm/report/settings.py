@@ -49,6 +49,15 @@ def write_settings(results: ResultsFolder, tree: dict[str, Any]) -> None:
     Raises:
         ConfigError: The folder holds another sweep, or another run.
     """
+    check_settings(results, tree)
+    if not results.has_trials():
+        for study in (results.study, results.journal):
+            study.unlink(missing_ok=True)
+    files.write_text(results.settings, yaml.safe_dump(tree, allow_unicode=True, sort_keys=False))
+
+
+def check_settings(results: ResultsFolder, tree: dict[str, Any]) -> None:
+    """Refuse what `write_settings` would; nothing is written."""
     path = results.settings
     for other in (ResultsFolder(results.root), ResultsFolder(results.root, alone=True)):
         if other.settings != path and other.settings.exists() and other.has_trials():
@@ -56,10 +65,7 @@ def write_settings(results: ResultsFolder, tree: dict[str, Any]) -> None:
                 f"{results.root} holds what another command trained ({other.settings.name}), which "
                 "this one would mix with: choose another run.name"
             )
-    if not results.has_trials():
-        for study in (results.study, results.journal):
-            study.unlink(missing_ok=True)
-    elif path.exists():
+    if results.has_trials() and path.exists():
         before = flat(yaml.safe_load(path.read_text(encoding="utf-8")))
         now = flat(tree)
         changed = [
@@ -72,5 +78,3 @@ def write_settings(results: ResultsFolder, tree: dict[str, Any]) -> None:
                 f"{results.root} was made with other settings, which these would mix "
                 "with:\n" + "\n".join(changed) + "\nchoose another run.name, or remove the folder"
             )
-    text = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)
-    files.write_text(path, text)
