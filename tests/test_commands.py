@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -243,8 +244,13 @@ def test_a_pipe_to_another_process_that_breaks_is_not_taken_for_the_readers() ->
         exit_status(broken)
 
 
-def test_sigterm_ends_a_command_as_ctrl_c_does(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("on_ctrl_c", [signal.default_int_handler, signal.SIG_IGN])
+def test_sigterm_ends_a_command_as_ctrl_c_does_also_where_a_shell_has_that_ignored(
+    on_ctrl_c: signal.Handlers, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
     before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, on_ctrl_c)
 
     def work() -> int:
         os.kill(os.getpid(), signal.SIGTERM)
