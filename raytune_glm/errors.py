@@ -5,6 +5,11 @@ turns into exit status 2. The message says the rule, the value and the remedy. R
 """
 
 
+def shown(value: object) -> str:
+    """Give a value of a setting for a message: nothing is YAML's null, not Python's None."""
+    return "null" if value is None else repr(value)
+
+
 class UserError(Exception):
     """A fault of the input: what was asked for cannot be done, and the message says why."""
 

@@ -9,6 +9,10 @@ from typing import Any
 from raytune_glm.config import SweepConfig
 from raytune_glm.config.check import Plan
 from raytune_glm.data import SPLITS
+from raytune_glm.trials.records import ResultsFolder
+
+MAX_OTHERS = 4
+"""Settings named of those that earlier trials had otherwise."""
 
 Line = tuple[str, str]
 """What a line is about, and what it says."""
@@ -93,10 +97,24 @@ def _searched(sweep: SweepConfig) -> str:
 def _history(sweep: SweepConfig) -> Iterator[Line]:
     if not sweep.search.warm_start:
         return
-    from raytune_glm.trials.history import earlier_trials
+    from raytune_glm.trials.history import OTHER, earlier_trials
 
     folders = ", ".join(_short(str(folder)) for folder in sweep.search.warm_start)
-    yield "history", f"{len(earlier_trials(sweep))} trials of {folders} fit, and are learnt from"
+    trials = earlier_trials(sweep)
+    count = len(trials)
+    numbers = ""
+    if not ResultsFolder(sweep.run.folder).has_trials():  # where they are told to a new study
+        numbers = f" as numbers 0 to {count - 1}; this sweep's own begin at {count}"
+    yield "history", f"{count} trials of {folders} fit, and are learnt from{numbers}"
+    others = sorted({path for trial in trials for path in trial.user_attrs[OTHER]})
+    if others:
+        more = len(others) - MAX_OTHERS
+        told = ", ".join(others[:MAX_OTHERS]) + (f" and {more} more" if more > 0 else "")
+        yield (
+            "note",
+            f"earlier trials had other values of {told}, which this sweep does not search: their "
+            "scores may not compare",
+        )
 
 
 def _place(sweep: SweepConfig) -> str:

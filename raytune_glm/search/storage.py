@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ JOURNAL = "journal"
 
 HOME = "results_folder"
 """Attribute of a study in a storage of the user's: the results folder that it belongs to."""
+
+ORIGIN = "from"
+"""Attribute of a trial in the study that another sweep ran: that sweep's folder and number."""
 
 PACKAGES = {"MySQLdb": "mysqlclient", "psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
 """Database drivers whose package on PyPI has another name than their module."""
@@ -44,7 +48,8 @@ def check_storage(written: str | None, folder: Path) -> None:
         folder: The results folder, whose name is the study's.
 
     Raises:
-        ConfigError: It cannot be reached or written, or has another sweep under this name.
+        ConfigError: It cannot be reached or written, has another sweep under this name, or trials
+            of this one that the results folder has not.
     """
     if written in (None, JOURNAL):
         return
@@ -80,6 +85,8 @@ def _look_into(engine: Engine, written: str, folder: Path, *, begin: str) -> Non
     if has_studies:
         storage = RDBStorage(written)
         refuse_other_home(storage, written, folder)
+        if not any((folder / kept).exists() for kept in ("trials", "trials.jsonl")):
+            refuse_loss(storage, written, folder)
         storage.engine.dispose()
 
 
@@ -101,6 +108,35 @@ def refuse_other_home(storage: BaseStorage, written: str | None, folder: Path) -
         raise ConfigError(
             f"search.storage must hold one sweep of a name, but {masked(str(written))} has {name} "
             f"of the results folder {home}: choose another run.name, or delete that study"
+        )
+
+
+def refuse_loss(storage: BaseStorage, written: str | None, folder: Path) -> None:
+    """Refuse to begin a study anew in a storage of the user's where that would lose trials.
+
+    Args:
+        storage: Where the study is kept.
+        written: `search.storage`.
+        folder: The results folder, in which no trial has begun.
+
+    Raises:
+        ConfigError: The storage has finished trials of this sweep's own.
+    """
+    import optuna
+
+    name = folder.name
+    # A file in the results folder is as good as the folder, which the user emptied himself.
+    if written in (None, JOURNAL) or name not in optuna.get_all_study_names(storage):
+        return
+    trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    finished = sum(t.state.is_finished() and ORIGIN not in t.user_attrs for t in trials)
+    if finished:
+        url = masked(str(written))
+        raise ConfigError(
+            "search.storage must have no finished trials of a sweep whose results folder has none, "
+            f"but {url} has {finished} of {name}, and {folder} is empty or gone: choose another "
+            "run.name, put the results folder back, or delete that study by "
+            f"optuna delete-study --study-name {shlex.quote(name)} --storage {shlex.quote(url)}"
         )
 
 

@@ -17,17 +17,19 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from raytune_glm import files
 from raytune_glm import space as spaces
-from raytune_glm.config import SweepConfig
-from raytune_glm.errors import ConfigError
+from raytune_glm.config import RunConfig, SweepConfig, run_of, trial_run
+from raytune_glm.errors import ConfigError, shown
 from raytune_glm.search.quantities import FORGETTING, measured
 from raytune_glm.search.schedulers import STEP
+from raytune_glm.search.storage import ORIGIN as ORIGIN
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow
 from raytune_glm.trials.study import PARAMS, STATE
 
 log = logging.getLogger(__name__)
 
-ORIGIN = "from"
-"""Attribute of a trial in the study that another sweep ran: that sweep's folder and number."""
+OTHER = "other_settings"
+"""Attribute of such a trial: the settings, dotted, that a trial of this sweep with the same values
+would have otherwise."""
 
 SAME = (
     "model.path",
@@ -43,6 +45,13 @@ SAME = (
 The others, steps and batch size among them, may differ: trials are then told as stopped ones, which
 a sampler compares by how far they came."""
 
+
+NO_MATTER = (
+    *("test", "max_test_rows", "retain", "max_retain_rows"),
+    *("micro_batch_size", "gradient_checkpointing", "eval_batch_size"),
+    *("metrics", "save_total_limit", "log_every_steps"),
+)
+"""Settings of `data` and `train` that change no score; the out-of-memory ladder changes some."""
 
 SAME_RETAINED = ("data.retain", "data.max_retain_rows")
 """The same, where what is forgotten is an objective."""
@@ -110,6 +119,7 @@ def _trial(earlier: ResultsFolder, row: TrialRow, sweep: SweepConfig) -> FrozenT
         },
         user_attrs={
             ORIGIN: {"folder": str(earlier.root), "number": row.number},
+            OTHER: _other_settings(config, trial_run(run_of(sweep), params)),
             PARAMS: params,
             STATE: row.state.value,
         },
@@ -124,7 +134,18 @@ def _refuse_other_task(config: dict[str, Any], sweep: SweepConfig) -> None:
     for path in (*SAME, *retained):
         here, there = at_path(now, path), at_path(config, path)
         if here != there and path not in searched:
-            raise ValueError(f"its {path} is {there!r}, while this sweep's is {here!r}")
+            raise ValueError(f"its {path} is {shown(there)}, while this sweep's is {shown(here)}")
+
+
+def _other_settings(config: dict[str, Any], run: RunConfig) -> list[str]:
+    """What of method, rows and training is not as in a run of this sweep with the same values."""
+    now = run.model_dump(mode="json", include={"data", "method", "train"})
+    return [
+        f"{section}.{name}"
+        for section, settings in now.items()
+        for name, value in settings.items()
+        if name not in NO_MATTER and config[section].get(name, value) != value
+    ]
 
 
 def point_of(space: spaces.Space, config: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def fit_study(results: ResultsFolder, sweep: SweepConfig) -> int:
     name = results.root.name
     if not results.has_trials():
         return 0  # what a storage still has under this name is about to be dropped
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = storage_of(results, sweep.search.storage)
     space = sweep.model_dump(mode="json")["search"]["space"]
     former = _former(storage, name, space)

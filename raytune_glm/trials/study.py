@@ -18,7 +18,14 @@ from optuna.trial import TrialState
 from raytune_glm.errors import ConfigError
 from raytune_glm.search import SearchSettings
 from raytune_glm.search.quantities import QUANTITIES
-from raytune_glm.search.storage import HOME, JOURNAL, open_url, refuse_other_home, unwritable
+from raytune_glm.search.storage import (
+    HOME,
+    JOURNAL,
+    open_url,
+    refuse_loss,
+    refuse_other_home,
+    unwritable,
+)
 from raytune_glm.trials.records import ResultsFolder
 
 SPACE = "space"
@@ -73,7 +80,8 @@ def open_study(results: ResultsFolder, search: SearchSettings) -> SweepStudy:
         search: Says what is optimized and where the study is kept.
 
     Raises:
-        ConfigError: The storage cannot be written, or holds another sweep under this name.
+        ConfigError: The storage cannot be written, holds another sweep under this name, or trials
+            of this one that its folder has not.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -91,6 +99,7 @@ def _open(results: ResultsFolder, search: SearchSettings) -> SweepStudy:
     storage = storage_of(results, search.storage)
     refuse_other_home(storage, search.storage, results.root)
     if name in optuna.get_all_study_names(storage) and not results.has_trials():
+        refuse_loss(storage, search.storage, results.root)
         optuna.delete_study(study_name=name, storage=storage)  # its folder was emptied
     if name not in optuna.get_all_study_names(storage):
         made = optuna.create_study(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import optuna
 import pytest
 
 from raytune_glm.errors import ConfigError
-from raytune_glm.search.storage import HOME, check_storage, masked
+from raytune_glm.search.storage import HOME, ORIGIN, check_storage, masked, refuse_loss
 
 
 def refusal(storage: str, folder: Path) -> str:
@@ -80,3 +81,23 @@ def test_a_storage_with_another_sweep_of_the_name_is_refused(tmp_path: Path) -> 
         "study"
     )
     check_storage(storage, tmp_path / "other")
+
+
+def test_trials_in_a_database_are_not_dropped_because_their_folder_is_gone(tmp_path: Path) -> None:
+    folder, storage = tmp_path / "my sweep", f"sqlite:///{tmp_path}/all.db"
+    study = optuna.create_study(study_name=folder.name, storage=storage)
+    study.set_user_attr(HOME, str(folder))
+    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={ORIGIN: {"number": 3}}))
+    study.ask()  # a trial that a kill left without an end
+    check_storage(storage, folder)
+    for value in (0.5, 0.4):
+        study.add_trial(optuna.trial.create_trial(value=value))
+    message = refusal(storage, folder)
+    assert "all.db has 2 of my sweep, and " in message
+    assert "choose another run.name, put the results folder back, or delete that study" in message
+    command = message[message.index("optuna delete-study") :]
+    assert shlex.split(command)[2:] == ["--study-name", "my sweep", "--storage", storage]
+    with pytest.raises(ConfigError, match=r"--storage 'postgresql://me:\*\*\*@host/db'$"):
+        refuse_loss(study._storage, "postgresql://me:secret@host/db", folder)
+    (folder / "trials").mkdir(parents=True)
+    check_storage(storage, folder)

@@ -89,6 +89,17 @@ def test_trials_that_failed_or_lie_outside_the_space_are_left_out(tmp_path: Path
     assert len(earlier_trials(sweep(tmp_path / "old"))) == 1
 
 
+def test_settings_that_are_not_searched_and_differ_are_told_with_a_trials_score(
+    tmp_path: Path,
+) -> None:
+    changes = {"train__weight_decay": 0.1, "train__micro_batch_size": 2, "method__alpha": 64}
+    earlier(tmp_path / "old", 0, State.COMPLETE)
+    earlier(tmp_path / "old", 1, State.COMPLETE, **changes)
+    same, other = earlier_trials(sweep(tmp_path / "old"))
+    assert same.user_attrs["other_settings"] == []
+    assert other.user_attrs["other_settings"] == ["method.alpha", "train.weight_decay"]
+
+
 def test_a_trial_of_another_length_counts_as_stopped_where_it_ended(tmp_path: Path) -> None:
     earlier(tmp_path / "old", 0, State.COMPLETE)
     longer = sweep(tmp_path / "old", train={"max_steps": 100})

@@ -101,6 +101,18 @@ def test_the_former_study_is_kept_whole_beside_it(results: ResultsFolder) -> Non
     assert [trial.params for trial in kept] == [trial.params for trial in before]
 
 
+def test_optuna_does_not_talk_of_it(
+    results: ResultsFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    optuna.logging.set_verbosity(optuna.logging.INFO)  # as a new process begins
+    optuna.logging.enable_propagation()
+    try:
+        fit_study(results, _sweep(AFTER, start_with=[]))
+    finally:
+        optuna.logging.disable_propagation()
+    assert [record.name for record in caplog.records if record.name.startswith("optuna")] == []
+
+
 def test_the_same_space_leaves_the_study_alone(results: ResultsFolder) -> None:
     before = _study(results).trials
     assert fit_study(results, _sweep(BEFORE)) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +250,16 @@ def test_two_sweeps_of_one_name_cannot_share_a_database(tmp_path: Path) -> None:
     opened(ResultsFolder(tmp_path / "a/sweep"), storage=storage)
     with pytest.raises(ConfigError, match=r"has sweep of the results folder .*a/sweep: choose an"):
         opened(ResultsFolder(tmp_path / "b/sweep"), storage=storage)
+
+
+def test_a_database_begins_anew_only_where_no_trial_has_ended(tmp_path: Path) -> None:
+    storage, lost = f"sqlite:///{tmp_path}/all.db", ResultsFolder(tmp_path / "lost/sweep")
+    assert [opened(lost, storage=storage).propose().number for _ in range(2)] == [0, 0]
+    ledger = opened(lost, storage=storage)
+    number = ledger.propose().number
+    ledger.report(number, report(4, 0.5))
+    ledger.finish(number, State.COMPLETE)
+    shutil.rmtree(lost.root)
+    with pytest.raises(ConfigError, match=r"all\.db has 1 of sweep, and .* is empty or gone"):
+        opened(lost, storage=storage)
+    assert len(optuna.load_study(study_name="sweep", storage=storage).trials) == 1
