@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from raytune_glm.metrics.metric import Metric
 
 
@@ -18,3 +20,4 @@ class EvalLoss(Metric):
     name = "eval_loss"
     direction = "min"
     ideal = 0.0
+    worst = math.inf

@@ -18,6 +18,7 @@ class ExactMatch(AnswerMetric):
     name = "exact_match"
     direction = "max"
     ideal = 1.0
+    worst = 0.0
 
     def score(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
         """Score each answer by itself; see the class."""

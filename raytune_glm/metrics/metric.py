@@ -21,6 +21,8 @@ class Metric(ABC):
     """Whether more or less is better."""
     ideal: float
     """The best value there can be."""
+    worst: float
+    """The worst, such as 0 of a share; infinity where there is none."""
 
 
 class AnswerMetric(Metric):

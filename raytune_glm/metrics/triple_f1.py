@@ -27,6 +27,7 @@ class TripleF1(AnswerMetric):
     name = "triple_f1"
     direction = "max"
     ideal = 1.0
+    worst = 0.0
 
     def score(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
         """Score each answer by itself; see the class."""

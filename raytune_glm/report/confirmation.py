@@ -71,10 +71,12 @@ class Confirmation(BaseModel):
             return "no trial has two repeats that came to their end"
         if self.better_by is None:
             return f"trial {self.winner} was repeated alone: there is none to compare with"
-        by = self.better_by
-        what = "beats" if self.is_better else "is not shown to beat"
+        what = "and beats" if self.is_better else "but is not shown to beat"
+        is_worse = self.better_by.value < 0
+        by = self.better_by.negated() if is_worse else self.better_by
         return (
-            f"trial {self.winner} {what} trial {self.trials[1].number}: {self.metric} better by "
+            f"trial {self.winner} wins by its repeats' mean on dev, {what} trial "
+            f"{self.trials[1].number}: {self.metric} {'worse' if is_worse else 'better'} by "
             f"{by.value:.4f} ({by.low:.4f} to {by.high:.4f} at 95 %, {self.basis})"
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-from raytune_glm.metrics import Metric
+from raytune_glm.metrics import METRICS, Metric
 from raytune_glm.report.confirmation import Confirmation
 from raytune_glm.report.ranking import pareto_front, ranked
 from raytune_glm.report.statistics import Estimate
@@ -71,24 +71,25 @@ RUNG = "for want of memory"
 
 def confirmed_table(confirmation: Confirmation) -> tuple[list[str], list[list[str]]]:
     """Head and lines of the table of repeated trials: means, with their intervals at 95 %."""
+    metric = METRICS[confirmation.metric]
     lines = [
         [
             str(place),
             f"{trial.number:04d}",
             str(trial.seeds),
-            _interval(trial.dev),
-            _interval(trial.test),
+            _interval(trial.dev, metric),
+            _interval(trial.test, metric),
         ]
         for place, trial in enumerate(confirmation.trials, start=1)
     ]
-    metric = confirmation.metric
-    return ["#", "trial", "seeds", f"{metric} on dev", f"{metric} on test"], lines
+    return ["#", "trial", "seeds", f"{metric.name} on dev", f"{metric.name} on test"], lines
 
 
-def _interval(estimate: Estimate | None) -> str:
+def _interval(estimate: Estimate | None, metric: Metric) -> str:
     if estimate is None:
         return ""
-    return f"{estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})"
+    possible = estimate.within(metric.worst, metric.ideal)
+    return f"{estimate.value:.4f} ({possible.low:.4f} to {possible.high:.4f})"
 
 
 def to_markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

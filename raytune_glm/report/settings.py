@@ -8,7 +8,7 @@ import yaml
 
 from raytune_glm import files
 from raytune_glm.config.overrides import flat
-from raytune_glm.errors import ConfigError
+from raytune_glm.errors import ConfigError, shown
 from raytune_glm.search.storage import masked
 from raytune_glm.trials.records import ResultsFolder
 
@@ -69,7 +69,7 @@ def check_settings(results: ResultsFolder, tree: dict[str, Any]) -> None:
         before = flat(yaml.safe_load(path.read_text(encoding="utf-8")))
         now = flat(tree)
         changed = [
-            masked(f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now")
+            masked(f"  {key}: {shown(before.get(key))} then, {shown(now.get(key))} now")
             for key in sorted(before.keys() | now.keys())
             if before.get(key) != now.get(key) and not _is_free(key)
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 LEVEL = 0.95
 """Of every interval here."""
@@ -19,6 +19,15 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    def within(self, one_end: float, other_end: float) -> Estimate:
+        """The same, with no part of the interval where the figure cannot be."""
+        least, most = sorted((one_end, other_end))
+        return replace(self, low=max(self.low, least), high=min(self.high, most))
+
+    def negated(self) -> Estimate:
+        """The figure with its sign changed."""
+        return Estimate(value=-self.value, low=-self.high, high=-self.low)
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:

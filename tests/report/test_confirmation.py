@@ -11,6 +11,7 @@ from raytune_glm import files
 from raytune_glm.config import SweepConfig
 from raytune_glm.metrics import METRICS
 from raytune_glm.report.confirmation import conclude
+from raytune_glm.report.leaderboard import confirmed_table
 from raytune_glm.report.outcome import is_confirmed, repeats_of, winner_of
 from raytune_glm.report.statistics import mean_interval
 from raytune_glm.trials.confirm import Repeats
@@ -99,8 +100,12 @@ def test_the_winner_is_the_best_on_dev_under_new_seeds_whatever_test_says(
     assert told.is_better is False
     assert told.better_by is not None
     assert told.better_by.value == pytest.approx(0.2 - 0.925)
-    assert "trial 2 is not shown to beat trial 1" in told.verdict()
-    assert "paired bootstrap over 40 rows of test" in told.verdict()
+    by = told.better_by
+    assert told.verdict() == (
+        "trial 2 wins by its repeats' mean on dev, but is not shown to beat trial 1: triple_f1 "
+        f"worse by 0.7250 ({-by.high:.4f} to {-by.low:.4f} at 95 %, paired bootstrap over 40 rows "
+        "of test)"
+    )
 
 
 def test_a_loss_is_compared_over_seeds_and_less_is_better(results: ResultsFolder) -> None:
@@ -111,7 +116,18 @@ def test_a_loss_is_compared_over_seeds_and_less_is_better(results: ResultsFolder
     assert told.is_better
     assert told.better_by is not None
     assert told.better_by.value == pytest.approx(0.2)
+    assert "trial 1 wins by its repeats' mean on dev, and beats trial 2" in told.verdict()
     assert "Welch" in told.verdict()
+
+
+def test_an_interval_is_shown_as_far_as_the_metric_goes(results: ResultsFolder) -> None:
+    sweep, metric = _sweep("triple_f1"), METRICS["triple_f1"]
+    repeats = _repeated(results, sweep, [1.0, 0.9, 0.4], [0.5, 0.4, 0.6])
+    told = conclude(repeats, metric)
+    assert told.trials[0].dev.high > 1
+    [first, second] = [line[3] for line in confirmed_table(told)[1]]
+    assert first.endswith(" to 1.0000)")
+    assert second == "0.5000 (0.2516 to 0.7484)"  # 4.3027 x 0.1 / sqrt(3) to each side
 
 
 def test_other_best_trials_are_confirmed_anew(results: ResultsFolder) -> None:
