@@ -28,6 +28,7 @@ from raytune_glm.config.tree import (
 from raytune_glm.data import DataConfig
 from raytune_glm.methods import METHODS
 from raytune_glm.search import SearchSettings, samplers, schedulers
+from raytune_glm.search.confirm import ConfirmSettings
 from raytune_glm.search.settings import Budget, Quota
 from raytune_glm.space import DIMENSIONS
 
@@ -77,6 +78,7 @@ def reference() -> str:
         "search": SearchSettings,
         "search.budget": Budget,
         "search.quota": Quota,
+        "search.confirm": ConfirmSettings,
         "run": RunSettings,
     }.items():
         parts.append(_section(name, kind))

@@ -83,7 +83,9 @@ def check_sweep(sweep: SweepConfig) -> Plan:
         ModelError: The checkpoint cannot be used.
         DataError: A data file cannot be used.
     """
-    return _check(sweep, check_dev, check_study)
+    plan = _check(sweep, check_dev, check_study)
+    remarks = remark_search(sweep.search, max_steps=plan.max_steps)
+    return replace(plan, remarks=(*plan.remarks, *remarks))
 
 
 def check_run(run: SweepConfig) -> Plan:
@@ -139,11 +141,7 @@ def _check(sweep: SweepConfig, *own_checks: Callable[[SweepConfig], None]) -> Pl
         compiled_ops=frozenset(op for run in runs for op in run.deepspeed.compiled_ops),
         execution=execution,
         obstacle=obstacle,
-        remarks=(
-            *survey.remarks,
-            *remark_silent_rows(sweep, survey),
-            *remark_search(sweep.search),
-        ),
+        remarks=(*survey.remarks, *remark_silent_rows(sweep, survey)),
     )
 
 

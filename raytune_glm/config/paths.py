@@ -6,8 +6,11 @@ Read next: `corners`.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import yaml
 
 from raytune_glm import space as spaces
 from raytune_glm.config.faults import known_keys, known_variants
@@ -40,11 +43,24 @@ def check_paths(sweep: SweepConfig) -> None:
         if section != path and section in sweep.search.space:
             lines.append(
                 f"search.space.{path}: must not stand beside search.space.{section}, which sets "
-                f"the whole section: search it inside that one, and take this one out by "
-                f"search.space.{path}=null"
+                f"the whole section: search it inside that one"
+                f"{_inside(sweep.search.space, path)}, and leave this one out "
+                f"(search.space.{path}=null, where a file has it)"
             )
     if lines:
         raise ConfigError("\n".join(lines))
+
+
+def _inside(space: spaces.Space, path: str) -> str:
+    """How to search a setting in the variant that has it, of its section's dimension."""
+    section, _, name = path.partition(".")
+    variants = getattr(space[section], "one_of", {})
+    having = [variant for variant in variants if name in known_keys(RunConfig, [section, variant])]
+    if not having:
+        return ""
+    tree = space[path].model_dump(mode="json", exclude_defaults=True)
+    value = yaml.safe_dump(tree, default_flow_style=True, width=math.inf).strip()
+    return f", as search.space.{section}.one_of.{having[0]}.{name}={value}"
 
 
 def check_nulls(tree: Mapping[str, Any]) -> None:

@@ -62,7 +62,8 @@ class SearchSettings(_Settings):
 
     space: Space = Field(default_factory=dict)
     """Dotted path of a setting -> the values it may take; empty: every trial is the file as it is.
-    A null on the command line takes an entry out: `search.space.method.rank=null`, or a variant,
+    On the command line `search.space.method.rank.choice=[4, 8]` gives an entry other values, and a
+    null takes one out: `search.space.method.rank=null`, or a variant,
     `search.space.method.one_of.full=null`."""
     num_trials: Annotated[int, Field(ge=1)] = 1
     """Trials of the sweep, stopped and failed ones counted in."""

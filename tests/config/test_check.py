@@ -140,7 +140,8 @@ def test_a_setting_beside_its_whole_section_would_have_no_effect(file: Path) -> 
     )
     assert message == (
         "search.space.method.rank: must not stand beside search.space.method, which sets the whole "
-        "section: search it inside that one, and take this one out by search.space.method.rank=null"
+        "section: search it inside that one, as search.space.method.one_of.lora.rank="
+        "{choice: [4]}, and leave this one out (search.space.method.rank=null, where a file has it)"
     )
 
 
@@ -553,6 +554,20 @@ def test_rows_on_which_a_silent_model_counts_as_right_are_remarked(
             "search.confirm trains the best 3 trials again, but there are 2, so that all are",
         ),
         (
+            ["search.sampler=random", "search.num_trials=3", "search.confirm={top: 1}"],
+            "search.confirm.top=1 repeats the best trial alone, with none to compare it with",
+        ),
+        (
+            ["search.sampler=random", "search.num_trials=3", "search.confirm={seeds: 2}"],
+            "search.confirm.seeds=2 gives intervals that tell next to nothing",
+        ),
+        (["search.sampler=random", "search.num_trials=3", "search.confirm={seeds: 3}"], None),
+        (
+            ["search.sampler=random", "search.budget.per_trial=121"],
+            "search.budget.per_trial=121 steps end no trial, since the longest has 120",
+        ),
+        (["search.sampler=random", "search.budget.per_trial=80"], None),
+        (
             [
                 *("search.sampler=random", "search.num_trials=8", "search.max_concurrent=4"),
                 "search.scheduler={name: pbt, interval_steps: 40}",
@@ -568,6 +583,14 @@ def test_a_search_that_does_otherwise_than_its_parts_promise_is_remarked(
     remarks = check(file, space, *overrides).remarks
     assert len(remarks) == (remark is not None)
     assert remark is None or remark in remarks[0]
+
+
+def test_several_trials_without_anything_to_search_are_remarked(file: Path) -> None:
+    [remark] = check(file, "search.num_trials=3").remarks
+    assert remark.startswith("search.space is empty, so that all 3 trials are the same: search a")
+    assert check(file, "search.num_trials=1").remarks == ()
+    # A run of that file has one trial whatever it says.
+    assert check_run(load_run(file, ["search.num_trials=3"])).remarks == ()
 
 
 def test_faults_of_batch_sizes_and_of_packs_are_told_together(file: Path) -> None:
