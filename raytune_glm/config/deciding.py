@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from raytune_glm.config.plan import total_steps
 from raytune_glm.config.tree import RunConfig
-from raytune_glm.errors import ConfigError
+from raytune_glm.errors import ConfigError, shown
 from raytune_glm.search import SearchSettings
 
 
@@ -48,8 +48,8 @@ def _first_decision(run: RunConfig, search: SearchSettings, num_rows: int | None
         given = f" and {search.scheduler.period}" if grace > 1 else ""
         yield (
             f"{who} must see a report before a trial's last step, but got "
-            f"train.eval_every_steps={every}{given} in trials of {last} steps: evaluate more "
-            "often, decide earlier, or leave it out"
+            f"train.eval_every_steps={shown(every)}{given} in trials of {last} steps: evaluate "
+            "more often, decide earlier, or leave it out"
         )
 
 

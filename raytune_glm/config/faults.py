@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from raytune_glm.errors import ConfigError
+from raytune_glm.errors import ConfigError, shown
 
 Tree = TypeVar("Tree", bound=BaseModel)
 
@@ -36,6 +36,9 @@ _REMEDIES = {
     "dict_type": "write {} for an empty one",
     "float_parsing": "write it without a unit, 24e9 or 1e-4 say",
 }
+
+_UNSPACED = re.compile(r"([^:]+):(\S+)")
+"""`rank:8`, which in YAML is a key without a value."""
 
 
 def validate(kind: type[Tree], tree: Mapping[str, Any], *, source: str) -> Tree:
@@ -70,7 +73,11 @@ def validate(kind: type[Tree], tree: Mapping[str, Any], *, source: str) -> Tree:
 def _lines(kind: type[BaseModel], fault: Any) -> list[str]:
     """What is wrong at one place: of a rule over several settings each fault on its own line."""
     where = ".".join(map(str, _without_tags(kind, fault["loc"])))
-    if fault["type"] == "extra_forbidden":
+    last = str(fault["loc"][-1]) if fault["loc"] else ""
+    if fault["input"] is None and (unspaced := _UNSPACED.fullmatch(last)):
+        key, value = unspaced.groups()
+        messages = [f"YAML ends a key at a colon with a space behind it: write {key}: {value}"]
+    elif fault["type"] == "extra_forbidden":
         messages = [_unknown_key(kind, fault["loc"], where)]
     else:
         messages = (_message(fault) + _remedy(kind, fault, where)).splitlines()
@@ -101,7 +108,7 @@ def _message(fault: Any) -> str:
         message = re.sub("^(Input|String) should", "must", message)
     if isinstance(fault["input"], dict) or "but got" in message:
         return message
-    return f"{message}, but got {fault['input']!r}"
+    return f"{message}, but got {shown(fault['input'])}"
 
 
 def _remedy(kind: type[BaseModel], fault: Any, where: str) -> str:

@@ -18,7 +18,7 @@ from raytune_glm.config.overrides import apply, set_path
 from raytune_glm.config.paths import check_nulls
 from raytune_glm.config.tree import RunConfig, SweepConfig
 from raytune_glm.data import SPLITS
-from raytune_glm.errors import ConfigError
+from raytune_glm.errors import ConfigError, shown
 from raytune_glm.space import Overrides
 
 Run = TypeVar("Run", bound=RunConfig)
@@ -96,7 +96,7 @@ def parse_sweep(text: str, overrides: Iterable[str] = (), *, source: str) -> Swe
     tree = _parse(text, source)
     if not isinstance(tree, dict):
         raise ConfigError(
-            f"{source} must hold a mapping with the sections of a sweep, but got {tree!r}"
+            f"{source} must hold a mapping with the sections of a sweep, but got {shown(tree)}"
         )
     _name_sections(tree)
     for override in overrides:

@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 
 from raytune_glm.errors import ConfigError
+from raytune_glm.space import DIMENSIONS
 
 _SPACE = "search.space."
 
@@ -28,7 +29,7 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     Raises:
         ConfigError: A part of the path is a value that has no parts.
     """
-    keys = _keys(path)
+    keys = _with_kind_apart(_keys(path))
     node = tree
     for depth, key in enumerate(keys[:-1]):
         child = node.setdefault(key, {})
@@ -39,7 +40,15 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
                 f"{path} cannot be set: {'.'.join(keys[: depth + 1])} is {child!r}, not a section"
             )
         node = child
+    if _is_kind(keys) and keys[-1] not in node:
+        node.clear()  # the setting was searched over values of another kind
     node[keys[-1]] = value
+
+
+def _with_kind_apart(keys: list[str]) -> list[str]:
+    """Read `search.space.method.rank.choice` as the key `choice` of the dimension `method.rank`."""
+    setting, is_apart, kind = keys[-1].rpartition(".")
+    return [*keys[:-1], setting, kind] if is_apart and kind in DIMENSIONS else keys
 
 
 def _keys(path: str) -> list[str]:
@@ -48,6 +57,15 @@ def _keys(path: str) -> list[str]:
         return path.split(".")
     setting, is_inside, rest = path.removeprefix(_SPACE).partition(".one_of.")
     return ["search", "space", setting, *(["one_of", *rest.split(".")] if is_inside else [])]
+
+
+def _is_kind(keys: list[str]) -> bool:
+    """Whether keys end with a dimension's kind.
+
+    Those are `search, space, method.rank, choice`, or of a setting inside of a variant
+    `search, space, method, one_of, lora, rank, choice`.
+    """
+    return keys[:2] == ["search", "space"] and len(keys) in (4, 7) and keys[-1] in DIMENSIONS
 
 
 def _take_out(tree: dict[str, Any], path: str) -> None:

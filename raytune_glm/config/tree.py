@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from raytune_glm.config.agreement import disagreements, unknown_metric
 from raytune_glm.config.deepspeed_config import read_file, section_values
 from raytune_glm.data import DataConfig
+from raytune_glm.errors import shown
 from raytune_glm.methods import AnyMethod
 from raytune_glm.search import SearchSettings
 
@@ -172,8 +173,8 @@ class TrainSettings(_Section):
         if (self.max_steps is None) == (self.epochs is None):
             raise ValueError(
                 "exactly one of `max_steps` and `epochs` must be given, but got "
-                f"max_steps={self.max_steps}, epochs={self.epochs}: give one, unset the other by "
-                "train.max_steps=null or train.epochs=null"
+                f"max_steps={shown(self.max_steps)}, epochs={shown(self.epochs)}: give one, unset "
+                "the other by train.max_steps=null or train.epochs=null"
             )
         if self.patience is not None and self.eval_every_steps is None:
             raise ValueError(
@@ -249,7 +250,8 @@ class DeepSpeedSettings(_Section):
         if to_disk != (self.nvme_path is not None):
             raise ValueError(
                 "nvme_path must be given where something is offloaded to nvme, and only there, but "
-                f"got nvme_path={self.nvme_path} with offload_optimizer={self.offload_optimizer}, "
+                f"got nvme_path={self.nvme_path or 'null'} with "
+                f"offload_optimizer={self.offload_optimizer}, "
                 f"offload_parameters={self.offload_parameters}"
             )
         return self

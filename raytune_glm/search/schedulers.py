@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from raytune_glm.errors import shown
+
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
@@ -77,8 +79,8 @@ class _Graceful(_SchedulerSettings):
         if (self.grace_period_steps is None) == (self.grace_period_device_seconds is None):
             raise ValueError(
                 "exactly one of `grace_period_steps` and `grace_period_device_seconds` must be "
-                f"given, but got grace_period_steps={self.grace_period_steps}, "
-                f"grace_period_device_seconds={self.grace_period_device_seconds}: write the "
+                f"given, but got grace_period_steps={shown(self.grace_period_steps)}, "
+                f"grace_period_device_seconds={shown(self.grace_period_device_seconds)}: write the "
                 "optimizer steps that every trial may take, grace_period_steps: 40 say, or with "
                 "search.budget.unit=device_seconds the device-seconds"
             )

@@ -123,6 +123,44 @@ def test_variants_and_their_settings_are_reached_by_their_paths(file: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        ("search.space.method.rank.choice=[1, 2]", {"method.rank": {"choice": (1, 2)}}),
+        ("search.space.method.rank.int_range=[1, 9]", {"method.rank": {"int_range": (1, 9)}}),
+        (
+            "search.space.train.learning_rate.log_range=[1e-4, 1e-2]",
+            {
+                "method.rank": {"choice": (4, 8)},
+                "train.learning_rate": {"log_range": (1e-4, 1e-2)},
+            },
+        ),
+    ],
+)
+def test_the_values_of_a_searched_setting_may_be_reached_by_a_dot_too(
+    file: Path, override: str, found: dict[str, Any]
+) -> None:
+    space = load_sweep(file, [override]).search.space
+    assert {path: d.model_dump(exclude_defaults=True) for path, d in space.items()} == found
+
+
+def test_other_bounds_by_a_dot_leave_the_rest_of_a_dimension_and_its_neighbours(file: Path) -> None:
+    first = "search.space.method={one_of: {lora: {rank: {int_range: [2, 8], log: true}}, full: {}}}"
+    overrides = [
+        "search.space.method.rank=null",
+        first,
+        "search.space.method.one_of.lora.rank.int_range=[2, 64]",
+        "search.space.method.one_of.lora.alpha.choice=[16, 32]",
+    ]
+    found = load_sweep(file, overrides).search.space["method"].model_dump(exclude_defaults=True)
+    assert found == {
+        "one_of": {
+            "lora": {"rank": {"int_range": (2, 64), "log": True}, "alpha": {"choice": (16, 32)}},
+            "full": {},
+        }
+    }
+
+
+@pytest.mark.parametrize(
     ("overrides", "hint"),
     [
         (["search.space.method.rnk=null"], "did you mean search.space.method.rank=null?"),
@@ -224,7 +262,7 @@ def test_a_file_that_is_no_text_is_no_sweep_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "must hold a mapping with the sections of a sweep, but got None"),
+        ("", "must hold a mapping with the sections of a sweep, but got null"),
         ("- model", r"must hold a mapping with the sections of a sweep, but got \['model'\]"),
         ("model: [", "is not YAML: while parsing"),
         ("a: 1\nb: 2\na: 3", r"(?s)the key 'a' is written twice.*line 3"),
@@ -284,19 +322,30 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path: Path, text: str, problem: 
             "method.target_modules=5",
             "method.target_modules: must be attention, mlp, all or a list of names, but got 5",
         ),
-        ("model.path=", "model.path: must be text, but got None"),
+        ("model.path=", "model.path: must be text, but got null"),
         ("model.family=glm9", "model.family: must be one of chatglm3, "),
         ("search.space=[]", "search.space: must be a mapping, but got []: write {} for an empty"),
-        ("search.space=null", "search.space: must be a mapping, but got None: write {} for an emp"),
+        ("search.space=null", "search.space: must be a mapping, but got null: write {} for an emp"),
+        (
+            "search.limits={trainable_parameters:150000}",
+            "search.limits.trainable_parameters:150000: YAML ends a key at a colon with a space "
+            "behind it: write trainable_parameters: 150000",
+        ),
+        (
+            "search.limits={forgetting:0.1}",
+            "search.limits.forgetting:0.1: YAML ends a key at a colon with a space behind it: "
+            "write forgetting: 0.1",
+        ),
+        ("search.confirm={top:3}", "search.confirm.top:3: YAML ends a key at a colon with a space"),
         ("search.space.method.rank=8", "search.space.method.rank: a dimension must be a mapping"),
         ("search.space.method.rank=8", "{range: [low, high]} for all between two, or, to search"),
         (
             "search.space.method={one_of: {lora: {}, full: null}}",
-            "search.space.method.one_of.full: must be a mapping, but got None: write {} for an",
+            "search.space.method.one_of.full: must be a mapping, but got null: write {} for an",
         ),
         (
             "search.sampler=null",
-            "search.sampler: must be a section with keys of its own, but got None: write one of "
+            "search.sampler: must be a section with keys of its own, but got null: write one of "
             "forecast, tpe, ",
         ),
         (
@@ -334,7 +383,7 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path: Path, text: str, problem: 
         (
             "train.max_steps=null",
             "train: exactly one of `max_steps` and `epochs` must be given, but got "
-            "max_steps=None, epochs=None",
+            "max_steps=null, epochs=null",
         ),
         (
             "train.batch_size=6",
