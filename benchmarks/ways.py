@@ -157,7 +157,7 @@ def documented(trials: list[dict[str, Any]]) -> list[float]:
     import ray
     from ray import tune
 
-    ray.init(log_to_driver=False, configure_logging=False)
+    ray.init("local", log_to_driver=False, configure_logging=False)
     with tempfile.TemporaryDirectory() as folder:
         results = tune.Tuner(
             tune.with_resources(_documented_trial, {"CPU": 0.01}),

@@ -120,7 +120,9 @@ def _run(sweep: SweepConfig, plan: Plan, results: ResultsFolder, console: Consol
     if ledger.num_left or not is_settled(results, sweep):
         ending = _run_trials(sweep, plan, results, ledger, console)
     seconds = time.monotonic() - started
-    has_winner = write_outcome(results, sweep, seconds=seconds, console=console)
+    has_winner = write_outcome(
+        results, sweep, seconds=seconds, console=console, is_over=ending is not Ending.INTERRUPTED
+    )
     if ending is Ending.OUT_OF_TIME:
         console.print(f"search.time_budget_s is over; {ledger.num_left} trial(s) were not begun")
     elif ending is Ending.INTERRUPTED:

@@ -78,6 +78,7 @@ def write_outcome(
     *,
     seconds: float,
     console: Console,
+    is_over: bool = True,
 ) -> bool:
     """Write what the finished trials amount to, and print it.
 
@@ -86,6 +87,7 @@ def write_outcome(
         sweep: The sweep.
         seconds: How long this run of the command took.
         console: Where to print.
+        is_over: Whether nothing is left to do: else the best trial is the best so far.
 
     Returns:
         Whether the sweep has a winner.
@@ -118,8 +120,7 @@ def write_outcome(
         console.print(to_table(*by_variant, width=console.width))
         console.print()
     if best is None:
-        console.print("no finished trial came to an evaluation: there is no winner", style="red")
-        console.print(f"logs        {results.root}/trials/*/worker.log", highlight=False)
+        _print_why_none(rows, results, console)
         return False
     folder = write_winner(results, sweep, best)
     receipt = read_receipt(results, best) or {}
@@ -133,13 +134,28 @@ def write_outcome(
             console.print(to_table(*confirmed_table(confirmation), width=console.width))
         console.print(f"\nconfirmed   {confirmation.verdict()}", highlight=False, markup=False)
     for name, text in {
-        "winner": f"trial {best.number}, {told}",
+        "winner" if is_over else "best so far": f"trial {best.number}, {told}",
         "adapter": f"{folder}  ({_format(folder)})",
         "again": f"python -m raytune_glm.train {results.root / 'best.yaml'}",
         "results": f"{results.root}  (leaderboard.md, summary.json, trials.jsonl{_study(sweep)})",
     }.items():
         console.print(f"{name:<11} {text}", highlight=False, markup=False)
     return True
+
+
+def _print_why_none(rows: list[TrialRow], results: ResultsFolder, console: Console) -> None:
+    beyond = [row for row in rows if row.state is State.INFEASIBLE and row.metrics["best"]]
+    if beyond and len(beyond) == len(rows):
+        why = "every trial is beyond one of search.limits, the last one since its"
+        console.print(
+            f"there is no winner: {why} {beyond[-1].error}: raise that limit, or search where it "
+            "is kept",
+            style="red",
+            highlight=False,
+        )
+        return
+    console.print("no finished trial came to an evaluation: there is no winner", style="red")
+    console.print(f"logs        {results.root}/trials/*/worker.log", highlight=False)
 
 
 def _told(confirmation: Confirmation | None) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 from raytune_glm import files
 from raytune_glm.config import SweepConfig, load_sweep
 from raytune_glm.report.outcome import is_confirmed, is_settled, repeats_of, winner_of
+from raytune_glm.trials.extra import num_extra
 from raytune_glm.trials.orders import PAUSED
 from raytune_glm.trials.records import ResultsFolder, TrialRow
 from raytune_glm.trials.stage import Stage
@@ -25,6 +26,8 @@ class Status:
     sweep: SweepConfig
     stage: Stage
     """What its driver is at, or was when it ended."""
+    num_trials: int
+    """As many as it is to have, added ones, clones and copies included."""
     rows: dict[str, TrialRow]
     """The trials that have ended, by id."""
     open_ids: list[str]
@@ -38,20 +41,22 @@ class Status:
             ConfigError: The folder's `sweep.yaml` is not one.
         """
         results = ResultsFolder(root)
+        sweep = load_sweep(results.settings)
         rows = {row.id: row for row in results.rows()}
         begun = sorted(path.name for path in (root / "trials").glob("[0-9]*") if path.is_dir())
         return cls(
             results=results,
-            sweep=load_sweep(results.settings),
+            sweep=sweep,
             stage=Stage.of(root),
+            num_trials=sweep.search.num_trials + num_extra(results, sweep.search),
             rows=rows,
             open_ids=[trial_id for trial_id in begun if trial_id not in rows],
         )
 
     @property
     def is_searched(self) -> bool:
-        """Whether all trials that the file asks for, and those that came on top, have ended."""
-        return not self.open_ids and len(self.rows) >= self.sweep.search.num_trials
+        """Whether all trials that are asked for have ended."""
+        return not self.open_ids and len(self.rows) >= self.num_trials
 
     @property
     def is_over(self) -> bool:
@@ -73,7 +78,7 @@ class Status:
 
     def _head(self, *, is_running: bool) -> str:
         what = "running" if is_running else "over" if self.is_over else "not running"
-        num_trials = max(self.sweep.search.num_trials, len(self.rows) + len(self.open_ids))
+        num_trials = max(self.num_trials, len(self.rows) + len(self.open_ids))
         head = f"{self.sweep.run.name}: {what}, {len(self.rows)} of {num_trials} trials ended"
         counts = Counter(row.state.value for row in self.rows.values())
         if self.is_searched:

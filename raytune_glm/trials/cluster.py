@@ -19,6 +19,7 @@ from raytune_glm.log import log_to_file, printing_to
 from raytune_glm.search import SearchSettings
 from raytune_glm.signals import handlers_kept
 from raytune_glm.trials import dashboard
+from raytune_glm.trials.lifeline import hold_on_to_ray
 
 log = logging.getLogger(__name__)
 
@@ -216,6 +217,8 @@ def connect(address: str, *, log_file: Path) -> None:
             ray.init(wanted, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _no_cluster(address, str(error)) from None
+    if starts:
+        hold_on_to_ray()
 
 
 def _no_cluster(address: str, reason: str) -> ResourceError:

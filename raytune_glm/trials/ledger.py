@@ -236,6 +236,15 @@ class Ledger:
         self._ready.insert(0, live)
         return live
 
+    def end_waiting(self, number: int) -> TrialRow | None:
+        """End a trial that is set aside, with what it has reached; None where none such waits."""
+        for live in self._ready:
+            if live.number == number:
+                self._ready.remove(live)
+                self.live[number] = live
+                return self.finish(number, State.PRUNED)
+        return None
+
     def note(self, order: Mapping[str, Any], *, number: int | None = None) -> None:
         """Write an order from outside into the study.
 

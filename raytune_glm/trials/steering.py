@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from raytune_glm.checkpoint import has_state
+from raytune_glm.checkpoint import drop_state, has_state
 from raytune_glm.config import RunConfig, trial_run
 from raytune_glm.errors import ConfigError, UserError
 from raytune_glm.search.pairs import CHANGEABLE
@@ -102,6 +102,10 @@ class Steering:
 
     def _stop(self, order: Order) -> str:
         number = self._known(order)
+        if (row := self._ledger.end_waiting(number)) is not None:
+            drop_state(self._results.trial(row.id) / "checkpoint")
+            self._progress.finished(row, self._ledger.live.values())
+            return f"trial {number}, which was waiting, has ended with what it had reached"
         if number not in self._ledger.live:
             raise ConfigError(f"a trial must run to be stopped, but trial {number} does not")
         self._ledger.note({"action": "stop"}, number=number)

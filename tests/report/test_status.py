@@ -13,6 +13,7 @@ from raytune_glm.metrics import METRICS
 from raytune_glm.report.confirmation import conclude
 from raytune_glm.report.outcome import repeats_of
 from raytune_glm.report.status import Status
+from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow
 
 
@@ -120,3 +121,17 @@ def test_a_sweep_that_was_killed_is_to_be_started_again(tmp_path: Path) -> None:
     status = Status.of(tmp_path)
     assert status.describe(is_running=False) == "s: not running, 0 of 2 trials ended"
     assert "goes on where it was" in status.how_to_steer()
+
+
+def test_trials_that_were_added_count_before_they_begin(tmp_path: Path) -> None:
+    results = folder(tmp_path / "s", num_trials=1)
+    search = load_sweep(results.settings).search
+    ledger = Ledger(results, search, mode="min")
+    ledger.propose()
+    results.trial("0000").mkdir(parents=True)
+    ledger.add(2)
+    ledger.copy(0, ledger.params_of(0), warm=False)
+    ledger.finish(0, State.COMPLETE)
+    status = Status.of(results.root)
+    told = status.describe(is_running=False)
+    assert told.splitlines()[0] == "s: not running, 1 of 4 trials ended (1 COMPLETE)"

@@ -141,9 +141,11 @@ def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> N
 
 
 @pytest.mark.ray
-def test_a_local_ray_is_known_to_its_processes_and_has_a_dashboard(tmp_path: Path) -> None:
+def test_a_local_ray_has_its_name_and_a_dashboard_and_takes_the_command_with_it(
+    tmp_path: Path,
+) -> None:
     script = f"""
-import os, ray, time, urllib.request
+import os, psutil, ray, time, urllib.request
 from pathlib import Path
 from raytune_glm.trials.cluster import connect
 connect("local", log_file=Path({str(tmp_path)!r}, "ray.log"))
@@ -153,10 +155,16 @@ node, end = ray._private.worker._global_node, time.monotonic() + 60
 while not node.webui_url and time.monotonic() < end:
     time.sleep(0.1)
 with urllib.request.urlopen(f"http://{{node.webui_url}}/") as page:
-    print(b"Ray Dashboard" in page.read())
+    print(b"Ray Dashboard" in page.read(), flush=True)
+for process in psutil.Process().children():
+    process.terminate()  # as `systemctl stop` does
+time.sleep(30)
+print("still here")
 """
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
     )
     assert done.stdout == "True False\nTrue\n", done.stderr
+    assert done.returncode == 1
+    assert "run the same command again to go on" in done.stderr

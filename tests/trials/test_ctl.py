@@ -53,7 +53,7 @@ def test_a_sweep_is_steered_and_its_best_trials_confirmed(tmp_path: Path) -> Non
         assert command.rows() == []
         cloned = ctl(command, "clone", "0", "train.learning_rate=5e-3", "--warm")
         assert cloned.stdout.startswith("trial 1 is a clone of trial 0 with learning_rate=0.005")
-        assert ctl(command, "stop", "0").stderr.startswith("error: a trial must run to be stopped")
+        assert ctl(command, "stop", "7").stderr.startswith("error: there is no trial 7")
         assert ctl(command, "add", "1").stdout == "1 more trial(s), 3 in all\n"
         assert ctl(command, "resume").stdout == "resumed\n"
         wait_until((command.root / "trials/0002/metrics.jsonl").exists, 400)

@@ -140,6 +140,21 @@ def test_a_pause_sets_running_trials_aside_until_it_is_over(sweep: Sweep) -> Non
     assert scheduler.on_trial_result(None, trial, _report(4)) == "CONTINUE"
 
 
+def test_a_trial_that_waits_for_the_end_of_a_pause_can_be_stopped(sweep: Sweep) -> None:
+    sweep.ledger.propose()
+    sweep.report(0, 2)
+    sweep.told(action="pause")
+    sweep.ledger.suspend(0)
+    answer = sweep.told(action="stop", trial=0)
+    assert answer.done
+    assert [(row.number, row.state, row.steps) for row in sweep.results.rows()] == [
+        (0, State.PRUNED, 2)
+    ]
+    assert sweep.study().trials[0].state.name == "PRUNED"
+    assert sweep.told(action="resume").done
+    assert sweep.ledger.propose().number == 1
+
+
 @pytest.mark.parametrize(
     "order", [{"action": "add", "count": 1}, {"action": "stop", "trial": 0}], ids=str
 )

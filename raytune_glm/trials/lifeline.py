@@ -1,0 +1,48 @@
+"""The end of a command whose own Ray has ended under it.
+
+Whoever asks all processes of a command to end, as a job manager or `systemctl stop` does, ends the
+Ray that it started, too. Ray's client would look for that for a minute and then abort the process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+
+import psutil
+
+LOOK_EVERY_SECONDS = 1.0
+
+
+def hold_on_to_ray() -> None:
+    """End this process within seconds, with one line, once the Ray that it has started is gone."""
+    for child in psutil.Process().children():
+        if child.name() == "gcs_server":
+            threading.Thread(target=_watch, args=(child,), name="lifeline", daemon=True).start()
+
+
+def _watch(ray_head: psutil.Process) -> None:
+    import ray
+
+    while _lives(ray_head):
+        time.sleep(LOOK_EVERY_SECONDS)
+    # A shutdown disconnects first, and then ends the processes.
+    if ray.is_initialized():
+        print(
+            "interrupted: Ray's processes of this command were ended: run the same command again "
+            "to go on",
+            file=sys.__stderr__,
+            flush=True,
+        )
+        if sys.__stdout__ is not None:
+            sys.__stdout__.flush()
+        os._exit(1)  # everything else would wait for Ray
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
