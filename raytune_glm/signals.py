@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+asked_to_end = threading.Event()
+"""Set once SIGTERM has come."""
+
 _ASKING_TO_END = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -17,6 +20,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
     Libraries that replace the handler, as Ray does, are to be called in `handlers_kept`.
     """
+    asked_to_end.clear()
     with handlers_kept():
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _as_ctrl_c)
@@ -24,6 +28,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
+    asked_to_end.set()
     on_ctrl_c = signal.getsignal(signal.SIGINT)
     if not callable(on_ctrl_c):  # a shell has the jobs in its background ignore Ctrl-C
         raise KeyboardInterrupt

@@ -6,6 +6,7 @@ import optuna
 import sqlalchemy.exc
 
 from raytune_glm.search import SearchSettings
+from raytune_glm.search.storage import JOURNAL
 from raytune_glm.trials.ledger import ADDED, PARENT
 from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.study import storage_of
@@ -21,8 +22,10 @@ def num_extra(results: ResultsFolder, search: SearchSettings) -> int:
     Returns:
         As many; 0 where the study cannot be read from here.
     """
-    if not results.has_trials():
-        return 0
+    if not any(path.exists() for path in (results.study, results.journal)) and (
+        search.storage in (None, JOURNAL)
+    ):
+        return 0  # opening it would make it
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         study = optuna.load_study(

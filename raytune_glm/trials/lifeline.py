@@ -1,7 +1,8 @@
 """The end of a command whose own Ray has ended under it.
 
 Whoever asks all processes of a command to end, as a job manager or `systemctl stop` does, ends the
-Ray that it started, too. Ray's client would look for that for a minute and then abort the process.
+Ray that it started, too, or parts of it: Ray's client would wait for them for a minute and then
+abort the process.
 """
 
 from __future__ import annotations
@@ -13,20 +14,25 @@ import time
 
 import psutil
 
+from raytune_glm.signals import asked_to_end
+
 LOOK_EVERY_SECONDS = 1.0
 
 
 def hold_on_to_ray() -> None:
-    """End this process within seconds, with one line, once the Ray that it has started is gone."""
-    for child in psutil.Process().children():
-        if child.name() == "gcs_server":
-            threading.Thread(target=_watch, args=(child,), name="lifeline", daemon=True).start()
+    """End this process within seconds, with one line, once the Ray that it has started has ended.
+
+    So it has where its head or its node is gone, or any of its processes after SIGTERM came here.
+    """
+    threading.Thread(target=_watch, name="lifeline", daemon=True).start()
 
 
-def _watch(ray_head: psutil.Process) -> None:
+def _watch() -> None:
     import ray
 
-    while _lives(ray_head):
+    daemons = psutil.Process().children()
+    vital = [daemon for daemon in daemons if daemon.name() in ("gcs_server", "raylet")]
+    while all(map(_lives, daemons if asked_to_end.is_set() else vital)):
         time.sleep(LOOK_EVERY_SECONDS)
     # A shutdown disconnects first, and then ends the processes.
     if ray.is_initialized():

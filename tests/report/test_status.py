@@ -131,6 +131,8 @@ def test_trials_that_were_added_count_before_they_begin(tmp_path: Path) -> None:
     results.trial("0000").mkdir(parents=True)
     ledger.add(2)
     ledger.copy(0, ledger.params_of(0), warm=False)
+    report = {"step": 4, "total_steps": 4, "eval_loss": 0.5, "first_step_at": 2e9}
+    ledger.report(0, report)
     ledger.finish(0, State.COMPLETE)
     status = Status.of(results.root)
     told = status.describe(is_running=False)

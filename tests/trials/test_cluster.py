@@ -145,21 +145,29 @@ def test_a_local_ray_has_its_name_and_a_dashboard_and_takes_the_command_with_it(
     tmp_path: Path,
 ) -> None:
     script = f"""
-import os, psutil, ray, time, urllib.request
+import os, psutil, ray, signal, time, urllib.request
 from pathlib import Path
+from raytune_glm.command import exit_status
 from raytune_glm.trials.cluster import connect
-connect("local", log_file=Path({str(tmp_path)!r}, "ray.log"))
-told = ray.get(ray.remote(lambda: os.environ.get("RAY_ADDRESS")).remote())
-print(told == ray.get_runtime_context().gcs_address, "RAY_ADDRESS" in os.environ)
-node, end = ray._private.worker._global_node, time.monotonic() + 60
-while not node.webui_url and time.monotonic() < end:
-    time.sleep(0.1)
-with urllib.request.urlopen(f"http://{{node.webui_url}}/") as page:
-    print(b"Ray Dashboard" in page.read(), flush=True)
-for process in psutil.Process().children():
-    process.terminate()  # as `systemctl stop` does
-time.sleep(30)
-print("still here")
+
+def work():
+    connect("local", log_file=Path({str(tmp_path)!r}, "ray.log"))
+    told = ray.get(ray.remote(lambda: os.environ.get("RAY_ADDRESS")).remote())
+    print(told == ray.get_runtime_context().gcs_address, "RAY_ADDRESS" in os.environ)
+    node, end = ray._private.worker._global_node, time.monotonic() + 60
+    while not node.webui_url and time.monotonic() < end:
+        time.sleep(0.1)
+    with urllib.request.urlopen(f"http://{{node.webui_url}}/") as page:
+        print(b"Ray Dashboard" in page.read())
+    for process in psutil.Process().children():
+        process.terminate()
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        time.sleep(30)  # as what waits for Ray does
+    print("still here")
+
+exit_status(work)
 """
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
