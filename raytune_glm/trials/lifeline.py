@@ -24,18 +24,16 @@ def hold_on_to_ray() -> None:
 
     So it has where its head or its node is gone, or any of its processes after SIGTERM came here.
     """
-    threading.Thread(target=_watch, name="lifeline", daemon=True).start()
+    threading.Thread(target=_watch, args=(_address(),), name="lifeline", daemon=True).start()
 
 
-def _watch() -> None:
-    import ray
-
+def _watch(address: str) -> None:
     daemons = psutil.Process().children()
     vital = [daemon for daemon in daemons if daemon.name() in ("gcs_server", "raylet")]
     while all(map(_lives, daemons if asked_to_end.is_set() else vital)):
         time.sleep(LOOK_EVERY_SECONDS)
     # A shutdown disconnects first, and then ends the processes.
-    if ray.is_initialized():
+    if _address() == address:
         print(
             "interrupted: Ray's processes of this command were ended: run the same command again "
             "to go on",
@@ -45,6 +43,13 @@ def _watch() -> None:
         if sys.__stdout__ is not None:
             sys.__stdout__.flush()
         os._exit(1)  # everything else would wait for Ray
+
+
+def _address() -> str:
+    """Of the Ray that this process is connected to; nothing where it is to none."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address) if ray.is_initialized() else ""
 
 
 def _lives(process: psutil.Process) -> bool:
