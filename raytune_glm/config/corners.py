@@ -58,4 +58,5 @@ class _Given:
 
 
 def _show(corner: spaces.Overrides) -> str:
-    return ", ".join(f"{path}={value}" for path, value in corner.items())
+    values = {path: "null" if value is None else value for path, value in corner.items()}
+    return ", ".join(f"{path}={value}" for path, value in values.items())

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raytune_glm.errors import shown
+
 if TYPE_CHECKING:
     from raytune_glm.config.tree import RunConfig
 
@@ -133,7 +135,7 @@ def _run_values(run: RunConfig) -> dict[str, tuple[Any, str]]:
         ),
         "gradient_clipping": (
             train.max_grad_norm or 0.0,
-            f"train.max_grad_norm={train.max_grad_norm}",
+            f"train.max_grad_norm={shown(train.max_grad_norm)}",
         ),
         "bf16.enabled": (precision == "bf16", f"model.precision={precision}"),
         "fp16.enabled": (precision == "fp16", f"model.precision={precision}"),

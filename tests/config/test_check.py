@@ -177,6 +177,9 @@ def test_a_corner_of_the_wrong_type_is_refused(file: Path) -> None:
     message = refusal(file, "search.space.method.rank={choice: [8, many]}")
     assert "at method.rank=many" in message
     assert "method.rank: must be a valid integer" in message
+    message = refusal(file, "search.space.method.rank={choice: [8, null]}")
+    assert "at method.rank=null" in message
+    assert "must be a valid integer, but got null" in message
 
 
 def test_a_corner_that_the_model_cannot_have_is_refused(file: Path) -> None:
