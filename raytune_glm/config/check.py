@@ -14,7 +14,7 @@ from typing import NoReturn, TypeVar
 from raytune_glm.config.corners import corner_runs
 from raytune_glm.config.deciding import check_decisions
 from raytune_glm.config.execution import Execution, hosting_obstacle, packing_obstacle
-from raytune_glm.config.limits import check_limits
+from raytune_glm.config.limits import check_limits, remark_limits
 from raytune_glm.config.measuring import (
     check_answers,
     check_dev,
@@ -84,7 +84,10 @@ def check_sweep(sweep: SweepConfig) -> Plan:
         DataError: A data file cannot be used.
     """
     plan = _check(sweep, check_dev, check_study)
-    remarks = remark_search(sweep.search, max_steps=plan.max_steps)
+    remarks = (
+        *remark_limits(sweep.search, plan.trainable),
+        *remark_search(sweep.search, max_steps=plan.max_steps),
+    )
     return replace(plan, remarks=(*plan.remarks, *remarks))
 
 

@@ -30,6 +30,22 @@ def check_limits(search: SearchSettings, runs: Sequence[RunConfig], model: Check
         raise ConfigError("\n".join(faults))
 
 
+def remark_limits(search: SearchSettings, trainable: tuple[int, int]) -> Iterator[str]:
+    """Tell where a part of the space is beyond a limit: its trials are begun all the same.
+
+    Args:
+        search: Has the limits.
+        trainable: Fewest and most parameters that a trial of the space trains.
+    """
+    limit, (least, most) = search.limits.get("trainable_parameters"), trainable
+    if limit is not None and limit < most:
+        yield (
+            f"search.limits.trainable_parameters={limit:,.0f} is kept by a part of the space "
+            f"alone, which has {least:,} to {most:,}: the others train to their first evaluation and "
+            "cannot win, so narrow search.space to what keeps it"
+        )
+
+
 def _beyond_all(
     search: SearchSettings, runs: Sequence[RunConfig], model: Checkpoint
 ) -> Iterator[str]:

@@ -21,7 +21,7 @@ from raytune_glm.config import RunConfig, SweepConfig, run_of, trial_run
 from raytune_glm.errors import ConfigError, shown
 from raytune_glm.search.quantities import FORGETTING, measured
 from raytune_glm.search.schedulers import STEP
-from raytune_glm.search.storage import ORIGIN as ORIGIN
+from raytune_glm.search.storage import ORIGIN
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow
 from raytune_glm.trials.study import PARAMS, STATE
 

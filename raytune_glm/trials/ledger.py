@@ -27,7 +27,7 @@ from raytune_glm.search import SearchSettings
 from raytune_glm.search.pairs import changeable
 from raytune_glm.search.quantities import QUANTITIES, excess, measured
 from raytune_glm.search.schedulers import STEP, PBTSettings
-from raytune_glm.trials.history import ORIGIN
+from raytune_glm.search.storage import ORIGIN
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow, trial_row
 from raytune_glm.trials.study import PARAMS, STATE, SweepStudy, open_study
 from raytune_glm.trials.variants import Dues, Use

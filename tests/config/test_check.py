@@ -436,7 +436,9 @@ def test_a_budget_that_nobody_looks_at_before_the_end_is_refused(file: Path) -> 
 def test_a_limit_below_what_any_trial_trains_is_refused(file: Path, tiny_glm: Path) -> None:
     ranks = "search.space.method.rank={choice: [4, 8]}"
     least = 4 * adapted_sides(tiny_glm)
-    check(file, ranks, f"search.limits.trainable_parameters={least}")
+    remarks = check(file, ranks, f"search.limits.trainable_parameters={least}").remarks
+    kept = f"is kept by a part of the space alone, which has {least:,} to {2 * least:,}"
+    assert any(kept in remark for remark in remarks)
     message = refusal(file, ranks, f"search.limits.trainable_parameters={least - 1}")
     assert f"search.limits.trainable_parameters must be at least {least:,}, the least" in message
     check(file, "search.limits.triple_f1=-0.5")  # of a score nobody knows the least
