@@ -41,8 +41,8 @@ def remark_limits(search: SearchSettings, trainable: tuple[int, int]) -> Iterato
     if limit is not None and limit < most:
         yield (
             f"search.limits.trainable_parameters={limit:,.0f} is kept by a part of the space "
-            f"alone, which has {least:,} to {most:,}: the others train to their first evaluation and "
-            "cannot win, so narrow search.space to what keeps it"
+            f"alone, which has {least:,} to {most:,}: the others train to their first "
+            "evaluation and cannot win, so narrow search.space to what keeps it"
         )
 
 
