@@ -12,9 +12,9 @@ processes to be started: each takes a core for some 2 s and saves a tenth of wha
 LONG_SECONDS = 10.0
 """A trial that takes this long is worth a process of its own, however few are left."""
 
-FIRST = 3
-"""Processes a host that start before it is known how long trials take: on two cores fewer leave the
-host waiting, and more make the first trial wait for them."""
+FIRST = 4
+"""Processes a host that start before it is known how long trials take: as many as gain most of what
+sharing a pass gains, and as ASHA compares; on two cores more make the first trial wait."""
 
 BURST = 8
 """Processes that start side by side, once they are worth it."""

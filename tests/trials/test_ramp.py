@@ -13,47 +13,47 @@ class Clock:
         return self.now
 
 
-def test_three_processes_a_host_start_before_it_is_known_how_long_trials_take() -> None:
+def test_four_processes_a_host_start_before_it_is_known_how_long_trials_take() -> None:
     ramp = Ramp(2, Clock())
-    assert ramp.has_room(5, num_left=100)
-    assert not ramp.has_room(6, num_left=100)
-    for number in range(6):
+    assert ramp.has_room(7, num_left=100)
+    assert not ramp.has_room(8, num_left=100)
+    for number in range(8):
         ramp.started(number)
-    assert not ramp.has_room(6, num_left=94), "none has trained for a while yet"
+    assert not ramp.has_room(8, num_left=92), "none has trained for a while yet"
 
 
 def test_short_trials_share_the_processes_that_are_up() -> None:
     clock = Clock()
     ramp = Ramp(1, clock)
-    for number in range(3):
+    for number in range(4):
         ramp.started(number)
     clock.now = 2.0
     ramp.ended(0)
     clock.now = 60.0
-    assert ramp.has_room(2, num_left=5)
-    assert not ramp.has_room(3, num_left=5)
+    assert ramp.has_room(3, num_left=4)
+    assert not ramp.has_room(4, num_left=4)
 
 
 def test_as_short_ones_have_further_processes_started_where_there_are_many_left() -> None:
     clock = Clock()
     ramp = Ramp(1, clock)
-    for number in range(3):
+    for number in range(4):
         ramp.started(number)
     clock.now = 2.0
     ramp.ended(0)
-    assert ramp.has_room(10, num_left=125)
-    assert not ramp.has_room(11, num_left=125), "eight at a time: each takes a core for seconds"
+    assert ramp.has_room(11, num_left=124)
+    assert not ramp.has_room(12, num_left=124), "eight at a time: each takes a core for seconds"
 
 
 def test_trials_that_train_for_a_while_have_further_processes_started() -> None:
     clock = Clock()
     ramp = Ramp(1, clock)
-    for number in range(3):
+    for number in range(4):
         ramp.started(number)
     clock.now = 5.0
-    assert not ramp.has_room(3, num_left=1)
+    assert not ramp.has_room(4, num_left=1)
     clock.now = 10.0
-    assert ramp.has_room(3, num_left=1)
+    assert ramp.has_room(4, num_left=1)
 
 
 def test_a_sweep_whose_only_process_failed_at_once_starts_another() -> None:
