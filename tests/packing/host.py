@@ -101,5 +101,8 @@ class Host:
 
 def reports(connection: Connection, count: int) -> list[dict[str, Any]]:
     """Take so many reports."""
-    assert connection.poll(120)
-    return [connection.recv()["report"] for _ in range(count)]
+    found = []
+    for _ in range(count):
+        assert connection.poll(120), f"{len(found)} of {count} reports came"
+        found.append(connection.recv()["report"])
+    return found
