@@ -92,14 +92,17 @@ class ModelSettings(_Section):
     def load(self, device: str) -> PreTrainedModel:
         """Load the model onto a device, in its precision, quantization and attention."""
         from raytune_glm.models import load_model
+        from raytune_glm.models.linears import speed_up_linears
 
-        return load_model(
+        model = load_model(
             self.path,
             precision=self.precision,
             quantization=self.quantization,
             device=device,
             attention=self.attention,
         )
+        speed_up_linears(model)
+        return model
 
 
 class TrainSettings(_Section):

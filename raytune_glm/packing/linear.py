@@ -16,6 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from raytune_glm.models.linears import FullWidthLinear, product
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,48 +60,86 @@ class SharedLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The base's output with each slot's update on its tokens."""
-        outputs: Tensor = self.base(inputs)
         terms = self._terms(inputs)
         if not terms:
-            return outputs
+            return self.base(inputs)  # type: ignore[no-any-return]
+        if type(self.base) in (nn.Linear, FullWidthLinear):
+            return _UpdatedProduct.apply(  # type: ignore[no-any-return,no-untyped-call]
+                self._anchor, inputs, self.base.weight, self.base.bias, terms
+            )
+        outputs: Tensor = self.base(inputs)
         if outputs._is_view():  # as some quantized linears give, which autograd lets none write to
             outputs = outputs.clone()
-        updated: Tensor = _AddUpdates.apply(self._anchor, outputs, inputs, terms)  # type: ignore[no-untyped-call]
-        return updated
+        return _AddUpdates.apply(self._anchor, outputs, inputs, terms)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _UpdatedProduct(torch.autograd.Function):
+    """A linear's product and the updates, forth and back without a matrix between them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        anchor: Tensor,
+        inputs: Tensor,
+        weight_OI: Tensor,
+        bias: Tensor | None,
+        terms: Sequence[Term],
+    ) -> Tensor:
+        outputs = product(inputs, weight_OI, bias)
+        lowered = _add(terms, inputs, outputs)
+        ctx.terms = terms
+        ctx.save_for_backward(inputs, weight_OI, *lowered)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor | None, None, None, None]:
+        inputs, weight_OI, *lowered = ctx.saved_tensors
+        input_grad = product(gradient, weight_OI.T) if ctx.needs_input_grad[1] else None
+        _add_gradients(ctx.terms, inputs, gradient, lowered, input_grad)
+        return None, input_grad, None, None, None
 
 
 class _AddUpdates(torch.autograd.Function):
+    """The updates alone, on the outputs of a base that has its own product."""
+
     @staticmethod
     def forward(
         ctx: Any, anchor: Tensor, outputs: Tensor, inputs: Tensor, terms: Sequence[Term]
     ) -> Tensor:
-        inputs_TI, outputs_TO = inputs.flatten(0, -2), outputs.view(-1, outputs.shape[-1])
+        lowered = _add(terms, inputs, outputs)
         ctx.terms = terms
-        ctx.are_alike = _are_alike(terms)
-        inner = _add_alike if ctx.are_alike else _add_each
-        lowered = inner(terms, inputs_TI, outputs_TO)
         ctx.save_for_backward(inputs, *lowered)
         ctx.mark_dirty(outputs)
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor | None, None]:
-        [gradient] = gradients
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor | None, None]:
         inputs, *lowered = ctx.saved_tensors
-        gradient_TO = gradient.reshape(-1, gradient.shape[-1])
-        inputs_TI = inputs.flatten(0, -2)
-        input_grad = _empty_like(inputs, ctx.terms) if ctx.needs_input_grad[2] else None
-        grad_TI = None if input_grad is None else input_grad.view(inputs_TI.shape)
-        inner = _grad_alike if ctx.are_alike else _grad_each
-        inner(ctx.terms, inputs_TI, gradient_TO, lowered, grad_TI)
+        input_grad = torch.zeros_like(inputs) if ctx.needs_input_grad[2] else None
+        _add_gradients(ctx.terms, inputs, gradient, lowered, input_grad)
         return None, gradient, input_grad, None
 
 
-def _empty_like(inputs: Tensor, terms: Sequence[Term]) -> Tensor:
-    """Room for the inputs' gradient, cleared where there are tokens that no term acts on."""
-    places = inputs.numel() // inputs.shape[-1]
-    is_filled = sum(term.stop - term.start for term in terms) == places
-    return torch.empty_like(inputs) if is_filled else torch.zeros_like(inputs)
+def _add(terms: Sequence[Term], inputs: Tensor, outputs: Tensor) -> list[Tensor]:
+    """Add the updates to `outputs`, in place; give what the way back needs."""
+    inner = _add_alike if _are_alike(terms) else _add_each
+    return inner(terms, inputs.flatten(0, -2), outputs.view(-1, outputs.shape[-1]))
+
+
+def _add_gradients(
+    terms: Sequence[Term],
+    inputs: Tensor,
+    gradient: Tensor,
+    lowered: Sequence[Tensor],
+    input_grad: Tensor | None,
+) -> None:
+    """Add to the slots' gradients, and to that of the inputs where there is one."""
+    inner = _grad_alike if _are_alike(terms) else _grad_each
+    grad_TI = None if input_grad is None else input_grad.view(-1, input_grad.shape[-1])
+    gradient_TO = gradient.reshape(-1, gradient.shape[-1])
+    inner(terms, inputs.flatten(0, -2), gradient_TO, lowered, grad_TI)
 
 
 def _are_alike(terms: Sequence[Term]) -> bool:
@@ -145,10 +186,11 @@ def _grad_each(
         update.down_grad_RI.add_(back_RT @ _taken(term, inputs_TI))
         if grad_TI is None:
             continue
+        own_TI = grad_TI[term.start : term.stop]
         if term.kept_TI is None:
-            torch.mm(back_RT.T, update.down_RI, out=grad_TI[term.start : term.stop])
+            own_TI.addmm_(back_RT.T, update.down_RI)
         else:
-            grad_TI[term.start : term.stop] = (back_RT.T @ update.down_RI) * term.kept_TI
+            own_TI.addcmul_(back_RT.T @ update.down_RI, term.kept_TI)
 
 
 def _stacked(terms: Sequence[Term]) -> tuple[Tensor, Tensor, slice]:
@@ -189,4 +231,4 @@ def _grad_alike(
         term.update.up_grad_OR.add_(up_grad_RO.T, alpha=term.update.scale)
         term.update.down_grad_RI.add_(down_grad_RI)
     if grad_TI is not None:
-        torch.bmm(back_SRT.mT, down_SRI, out=_by_slot(grad_TI[tokens], len(terms)))
+        _by_slot(grad_TI[tokens], len(terms)).baddbmm_(back_SRT.mT, down_SRI)

@@ -107,11 +107,12 @@ def serve(config: dict[str, Any]) -> None:
 def _import_peft(run: RunConfig) -> None:
     """Import PEFT now: it takes seconds, for which the first trial would wait.
 
-    With the first adapter it imports bitsandbytes, and with that torch's compiler, another second
-    or two, which only a quantized base has a use for; PEFT remembers that it found none.
+    What transformers and PEFT look for and remember as not found is not imported with them:
+    bitsandbytes and with it torch's compiler, a second or two, which only a quantized base has a
+    use for, and scipy, half a second, which they have for object detection.
     """
     is_quantized = run.model.quantization or run.model.inspect().stored_quantization
-    with nullcontext() if is_quantized else without("bitsandbytes"):
+    with without("scipy"), nullcontext() if is_quantized else without("bitsandbytes"):
         from peft.import_utils import is_bnb_4bit_available, is_bnb_available
 
         is_bnb_available()

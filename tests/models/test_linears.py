@@ -1,0 +1,115 @@
+"""Linears that compute by oneDNN, against PyTorch's own in double precision."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raytune_glm.models import load_model
+from raytune_glm.models.linears import FullWidthLinear, product, speed_up_linears
+from tests.shipped import MODEL
+
+SIZES = [(2, 61, 192, 384), (1, 1952, 192, 1024), (1, 3, 64, 48)]
+"""Rows, tokens, inputs, outputs; the last is too small for oneDNN to pay."""
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    exact = exact.detach()
+    return float((found.detach().double() - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_values_and_all_gradients_are_those_of_the_plain_linear(
+    size: tuple[int, int, int, int], has_bias: bool
+) -> None:
+    rows, tokens, num_inputs, num_outputs = size
+    torch.manual_seed(0)
+    plain = nn.Linear(num_inputs, num_outputs, bias=has_bias)
+    exact = copy.deepcopy(plain).double()
+    full = FullWidthLinear(plain)
+    inputs = torch.randn(rows, tokens, num_inputs)
+    gradient = torch.randn(rows, tokens, num_outputs)
+    given = inputs.clone().requires_grad_()
+    expected = inputs.double().requires_grad_()
+    exact(expected).backward(gradient.double())
+    full(given).backward(gradient)
+    assert relative_error(full(inputs), exact(inputs.double())) < 3e-6
+    assert given.grad is not None
+    assert expected.grad is not None
+    assert relative_error(given.grad, expected.grad) < 3e-6
+    for name, parameter in exact.named_parameters():
+        found = full.get_parameter(name).grad
+        assert found is not None
+        assert parameter.grad is not None
+        assert relative_error(found, parameter.grad) < 3e-6
+
+
+def test_a_frozen_linear_has_no_gradient_and_passes_one_on() -> None:
+    torch.manual_seed(0)
+    full = FullWidthLinear(nn.Linear(192, 384)).requires_grad_(requires_grad=False)
+    inputs = torch.randn(1, 100, 192, requires_grad=True)
+    full(inputs).sum().backward()
+    assert full.weight.grad is None
+    assert inputs.grad is not None
+    expected = full.weight.double().sum(0).expand(1, 100, 192)
+    assert relative_error(inputs.grad, expected) < 3e-6
+
+
+def test_inputs_and_weights_may_be_views_of_any_order() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(192, 500).T
+    weight_OI = torch.randn(192, 300).T
+    exact = inputs.double() @ weight_OI.double().T
+    assert relative_error(product(inputs, weight_OI), exact) < 3e-6
+
+
+def test_a_model_keeps_its_parameters_names_and_output() -> None:
+    plain = load_model(MODEL)
+    faster = load_model(MODEL)
+    speed_up_linears(faster)
+    assert [name for name, _ in faster.named_parameters()] == [
+        name for name, _ in plain.named_parameters()
+    ]
+    assert all(
+        isinstance(faster.get_submodule(name), nn.Linear)
+        for name, module in plain.named_modules()
+        if isinstance(module, nn.Linear)
+    )
+    ids = torch.arange(5, 205).view(2, 100)
+    with torch.inference_mode():
+        found, expected = faster(input_ids=ids).logits, plain(input_ids=ids).logits
+    assert relative_error(found, expected.double()) < 1e-5
+
+
+def test_tied_weights_stay_tied_and_linears_of_other_types_stay() -> None:
+    class Scaled(nn.Linear):
+        pass
+
+    model = nn.ModuleDict({"words": nn.Embedding(30, 20), "head": nn.Linear(20, 30, bias=False)})
+    model["other"] = Scaled(20, 20)
+    model["head"].weight = model["words"].weight
+    speed_up_linears(model)
+    assert model["head"].weight is model["words"].weight
+    assert type(model["other"]) is Scaled
+
+
+def test_what_other_code_watches_over_computes_as_ever() -> None:
+    """Under autocast a linear gives bf16; a weight of ZeRO-3 reaches the function it replaces."""
+    torch.manual_seed(0)
+    full = FullWidthLinear(nn.Linear(192, 384))
+    inputs = torch.randn(1, 100, 192)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert full(inputs).dtype == torch.bfloat16
+    full.weight.ds_id = 0  # as DeepSpeed marks it
+    seen = []
+    plain = nn.functional.linear
+    try:
+        nn.functional.linear = lambda *given: seen.append(given) or plain(*given)
+        full(inputs)
+    finally:
+        nn.functional.linear = plain
+    assert len(seen) == 1
