@@ -235,8 +235,13 @@ class LoRA(Method):
         """Write the adapter as PEFT does."""
         from peft import get_peft_model_state_dict
 
-        model.save_pretrained(folder, state_dict=dict(weights), safe_serialization=True)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        adapted: Any = model
+        # An empty model card, which takes longer than all else.
+        adapted.create_or_update_model_card = lambda output_dir: None
+        try:
+            adapted.save_pretrained(folder, state_dict=dict(weights), safe_serialization=True)
+        finally:
+            del adapted.create_or_update_model_card
         saved = get_peft_model_state_dict(model, state_dict=dict(weights))
         assert len(saved) == len(weights), "PEFT saves what it knows, and it must know all of it"
         require_saved(folder / "adapter_model.safetensors", saved)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -25,6 +26,9 @@ from raytune_glm.models.chatglm.prefix import Prefix
 from raytune_glm.packing.line import Line
 
 LINE_ATTENTION = "raytune_glm_line"
+
+_MAX_PLAIN_LENGTH = 128
+"""Rows of up to so many tokens are short: for longer ones SDPA's kernel for CPUs is as fast."""
 
 
 class LinePass:
@@ -141,15 +145,15 @@ def _attended(
     scaling: float,
 ) -> Tensor:
     """Attend in each row of a bucket."""
-    is_plain = query_BNLD.device.type == "cpu" and query_BNLD.dtype == torch.bfloat16
+    if _is_better_plain(query_BNLD):
+        return _PlainAttention.apply(  # type: ignore[no-any-return,no-untyped-call]
+            query_BNLD, key_BKSD, value_BKSD, mask, scaling
+        )
     groups = query_BNLD.shape[1] // key_BKSD.shape[1]
     # SDPA takes grouped heads as they are; on GPUs its kernels for masks do not.
-    is_grouped = groups > 1 and mask is None and not is_plain
+    is_grouped = groups > 1 and mask is None
     if not is_grouped:
         key_BKSD, value_BKSD = repeat_kv(key_BKSD, groups), repeat_kv(value_BKSD, groups)
-    if is_plain:
-        # SDPA's kernel for bf16 on CPUs has a backward pass that is slower than that for fp32.
-        return _plainly_attended(query_BNLD, key_BKSD, value_BKSD, mask, scaling)
     return torch.nn.functional.scaled_dot_product_attention(
         query_BNLD,
         key_BKSD,
@@ -161,19 +165,61 @@ def _attended(
     )
 
 
-def _plainly_attended(
-    query_BNLD: Tensor,
-    key_BNSD: Tensor,
-    value_BNSD: Tensor,
-    mask: Tensor | None,
-    scaling: float,
-) -> Tensor:
-    if mask is None:
-        length = query_BNLD.shape[2]
-        mask = torch.ones(length, length, dtype=torch.bool, device=query_BNLD.device).tril()
-    scores_BNLS = torch.matmul(query_BNLD * scaling, key_BNSD.mT)
-    hidden_BNLS = scores_BNLS.masked_fill(~mask, float("-inf"))
-    return torch.matmul(torch.softmax(hidden_BNLS, dim=-1), value_BNSD)
+def _is_better_plain(query_BNLD: Tensor) -> bool:
+    """Whether plain products are faster than SDPA: on CPUs in bf16, and where rows are short."""
+    return query_BNLD.device.type == "cpu" and (
+        query_BNLD.dtype == torch.bfloat16 or query_BNLD.shape[2] <= _MAX_PLAIN_LENGTH
+    )
+
+
+class _PlainAttention(torch.autograd.Function):
+    """Attention by batched products. Query heads that share a key lie one behind the other in them.
+
+    The backward pass is written out: autograd's own would repeat keys and values for each head.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query_BNLD: Tensor,
+        key_BKSD: Tensor,
+        value_BKSD: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+    ) -> Tensor:
+        num_rows, num_heads, length, head_dim = query_BNLD.shape
+        num_places = key_BKSD.shape[2]
+        keys = key_BKSD.reshape(-1, num_places, head_dim)
+        values = value_BKSD.reshape(-1, num_places, head_dim)
+        queries = (query_BNLD * scaling).reshape(len(keys), -1, head_dim)
+        if mask is None:
+            mask = torch.ones(length, length, dtype=torch.bool, device=query_BNLD.device).tril()
+        scores = torch.bmm(queries, keys.mT)
+        scores.view(num_rows, num_heads, length, num_places).masked_fill_(~mask, float("-inf"))
+        shares = torch.softmax(scores, dim=-1)
+        ctx.save_for_backward(queries, keys, values, shares)
+        ctx.scaling, ctx.shapes = scaling, (query_BNLD.shape, key_BKSD.shape)
+        return torch.bmm(shares, values).view(query_BNLD.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BNLD: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        queries, keys, values, shares = ctx.saved_tensors
+        query_shape, key_shape = ctx.shapes
+        gradients = gradient_BNLD.reshape(queries.shape)
+        value_grads = torch.bmm(shares.mT, gradients)
+        score_grads = torch.ops.aten._softmax_backward_data(
+            torch.bmm(gradients, values.mT), shares, -1, shares.dtype
+        )
+        query_grads = torch.bmm(score_grads, keys).mul_(ctx.scaling)
+        key_grads = torch.bmm(score_grads.mT, queries)
+        return (
+            query_grads.view(query_shape),
+            key_grads.view(key_shape),
+            value_grads.view(key_shape),
+            None,
+            None,
+        )
 
 
 def _gathered(heads: Tensor, line: Line) -> Tensor:
