@@ -135,10 +135,9 @@ def _run_trials(
     sweep: SweepConfig, plan: Plan, results: ResultsFolder, ledger: Ledger, console: Console
 ) -> Ending:
     """Run the trials on Ray and score the winner."""
-    import ray
-
     from raytune_glm.log import printing_to
     from raytune_glm.report.lengths import describe_lengths
+    from raytune_glm.trials.cluster import leave
     from raytune_glm.trials.encoding import encode
     from raytune_glm.trials.hosts import Hosts
     from raytune_glm.trials.leftovers import forget
@@ -159,7 +158,7 @@ def _run_trials(
     finally:
         if hosts is not None:
             hosts.close()
-        ray.shutdown()
+        leave()
         forget(results)
 
 

@@ -147,8 +147,6 @@ def _settings(run: SweepConfig) -> dict[str, Any]:
 
 def _run(run: SweepConfig, plan: Plan, results: ResultsFolder, console: Console) -> TrialRow:
     """Train on Ray and score what was trained."""
-    import ray
-
     from raytune_glm import ladder
     from raytune_glm.checkpoint import drop_state
     from raytune_glm.config import run_of
@@ -157,6 +155,7 @@ def _run(run: SweepConfig, plan: Plan, results: ResultsFolder, console: Console)
     from raytune_glm.report.lengths import describe_lengths
     from raytune_glm.report.run_outcome import write_run_outcome
     from raytune_glm.trials.alone import run_alone
+    from raytune_glm.trials.cluster import leave
     from raytune_glm.trials.encoding import encode
     from raytune_glm.trials.leftovers import forget
     from raytune_glm.trials.readiness import make_ready
@@ -184,7 +183,7 @@ def _run(run: SweepConfig, plan: Plan, results: ResultsFolder, console: Console)
                     metrics=sorted({run.search.metric, *run.train.metrics}),
                 )
     finally:
-        ray.shutdown()
+        leave()
         forget(results)
     write_run_outcome(results, run, row)
     if row.state is State.COMPLETE:

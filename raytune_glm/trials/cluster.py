@@ -7,9 +7,11 @@ import math
 import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from raytune_glm.config import RunConfig, SweepConfig
 from raytune_glm.config.execution import Execution
@@ -17,7 +19,7 @@ from raytune_glm.environment import variables
 from raytune_glm.errors import ResourceError
 from raytune_glm.log import log_to_file, printing_to
 from raytune_glm.search import SearchSettings
-from raytune_glm.signals import handlers_kept
+from raytune_glm.signals import asked_to_end, handlers_kept
 from raytune_glm.trials import dashboard
 from raytune_glm.trials.lifeline import hold_on_to_ray
 
@@ -219,6 +221,23 @@ def connect(address: str, *, log_file: Path) -> None:
         raise _no_cluster(address, str(error)) from None
     if starts:
         hold_on_to_ray()
+
+
+_AUTOSCALER = str(Path("autoscaler", "_private", "monitor.py"))
+"""Ray's process that would ask for machines. It takes no notice of being asked to end, and
+`ray.shutdown` waits a second for it."""
+
+
+def leave() -> None:
+    """Leave the cluster; of a Ray that was started here, end all processes."""
+    import ray
+
+    if not asked_to_end.is_set():  # else somebody has ended some already, which is noticed
+        for process in psutil.Process().children():
+            with suppress(psutil.Error):
+                if any(part.endswith(_AUTOSCALER) for part in process.cmdline()):
+                    process.kill()
+    ray.shutdown()
 
 
 def _no_cluster(address: str, reason: str) -> ResourceError:
