@@ -251,6 +251,7 @@ _LOCAL_SETTINGS = {
     # Ray starts a process a core in advance, none of which fits a host or a trial: theirs have
     # settings of their own. Each takes half a second of the cores that the first trial waits for.
     "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
 }
 
 
