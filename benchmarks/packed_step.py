@@ -34,6 +34,7 @@ from raytune_glm.config import RunConfig
 from raytune_glm.data.collation import collate
 from raytune_glm.engine.process import keep_freed_memory
 from raytune_glm.models import family_of, load_model, published_config
+from raytune_glm.models.linears import speed_up_linears
 from raytune_glm.packing.pack import DataRow, Pack
 from raytune_glm.packing.slot import twin
 
@@ -92,6 +93,7 @@ def main() -> None:
     before = _memory(arguments.device)
     solo = _time(_solo_step(base, family, run, arguments), arguments)
     rows = [_line("solo", 1, solo, solo, _memory(arguments.device) - before, base, arguments)]
+    speed_up_linears(base)  # as this project's own trials have it, solo and packed
     if arguments.deepspeed:
         seconds = _time(_deepspeed_step(base, family, run, arguments), arguments)
         memory = _memory(arguments.device) - before
