@@ -5,7 +5,7 @@
 Each way is a command of its own, timed from its start to its end, Ray's start and all imports
 included. All train the same trials: those that the packed sweep (which always runs first) chose by
 random search; tiny-glm, LoRA of rank 4 to 16 on its attention, 40 steps of 4 rows of at most 64
-tokens, fp32, one evaluation of the loss on dev at the end.
+tokens, fp32 (or `--precision bf16`), one evaluation of the loss on dev at the end.
 
     packed       python -m raytune_glm.sweep, run.execution=packed
     solo         the same with run.execution=solo
@@ -45,14 +45,19 @@ def main() -> None:
         choices=["packed", "solo", "documented", "sequential"],
     )
     arguments = parser.parse_args()
+    if arguments.precision != "fp32" and "documented" in arguments.ways:
+        parser.error("--precision bf16 has the ways packed, solo and sequential")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        rows = [_packed(folder, arguments.trials, arguments.pack_size)]
+        packed = {"execution": "packed", "pack_size": arguments.pack_size}
+        rows = [_sweep(folder, "packed", arguments, packed)]
         trials = [json.loads(line) for line in _trials_file(folder, "packed").open()]
-        (folder / "trials.json").write_text(json.dumps([trial["params"] for trial in trials]))
+        precision = {"model.precision": arguments.precision}
+        chosen = [trial["params"] | precision for trial in trials]
+        (folder / "trials.json").write_text(json.dumps(chosen))
         for way in arguments.ways:
             if way == "solo":
-                rows.append(_sweep(folder, "solo", arguments.trials, {"execution": "solo"}))
+                rows.append(_sweep(folder, "solo", arguments, {"execution": "solo"}))
             elif way != "packed":
                 rows.append(_other(folder, way))
     first = rows[0]["seconds"]
@@ -63,25 +68,26 @@ def main() -> None:
     result = {
         "trials": arguments.trials,
         "pack_size": arguments.pack_size,
+        "precision": arguments.precision,
         **environment(),
         "ways": rows,
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"makespan_{arguments.trials}.json"
+    suffix = "" if arguments.precision == "fp32" else f"_{arguments.precision}"
+    path = RESULTS / f"makespan_{arguments.trials}{suffix}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"kept in {path.relative_to(ROOT)}")
-
-
-def _packed(folder: Path, num_trials: int, pack_size: int) -> dict[str, Any]:
-    return _sweep(folder, "packed", num_trials, {"execution": "packed", "pack_size": pack_size})
 
 
 def _trials_file(folder: Path, way: str) -> Path:
     return folder / way / "sweep" / "trials.jsonl"
 
 
-def _sweep(folder: Path, way: str, num_trials: int, run: dict[str, Any]) -> dict[str, Any]:
-    tree = sweep_tree(num_trials)
+def _sweep(
+    folder: Path, way: str, arguments: argparse.Namespace, run: dict[str, Any]
+) -> dict[str, Any]:
+    tree = sweep_tree(arguments.trials)
+    tree["model"]["precision"] = arguments.precision
     tree["run"] |= {"storage": str(folder / way), **run}
     file = folder / f"{way}.yaml"
     file.write_text(yaml.safe_dump(tree))

@@ -1,6 +1,7 @@
 """The ways that `makespan.py` holds packs against: `ways.py documented|sequential TRIALS OUTPUT`.
 
 TRIALS is a JSON list of settings by dotted path, OUTPUT gets the list of their losses on dev.
+`model.precision` among the settings, fp32 or bf16, is that of the base, and the same in all trials.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def sequential(trials: list[dict[str, Any]]) -> list[float]:
 
     from raytune_glm.models import load_model
 
-    base = load_model(sweep_tree(1)["model"]["path"])
+    base = load_model(MODEL, precision=trials[0].get("model.precision", "fp32"))
     losses = []
     with tempfile.TemporaryDirectory() as folder:
         train, dev = load_rows(Path(folder))
