@@ -8,7 +8,8 @@
 
 The solo step is plain PyTorch and PEFT (or this project's prefix) with torch's AdamW on a padded
 batch of the same rows; weights are random, of the model's true shape. `--deepspeed` also times the
-step of a solo trial of this project, which DeepSpeed takes. A line a pack size: seconds a
+step of a solo trial of this project, which DeepSpeed takes. The line `oneDNN` is the solo step with
+this project's linears, which differ on CPUs alone. A line a pack size: seconds a
 pass, seconds a trial's step, how many times as fast as solo a trial is, tokens a second, memory
 beyond the base, and the share of the device's bf16 peak where that is known.
 """
@@ -93,7 +94,10 @@ def main() -> None:
     before = _memory(arguments.device)
     solo = _time(_solo_step(base, family, run, arguments), arguments)
     rows = [_line("solo", 1, solo, solo, _memory(arguments.device) - before, base, arguments)]
-    speed_up_linears(base)  # as this project's own trials have it, solo and packed
+    speed_up_linears(base)  # as this project's own trials have it
+    seconds = _time(_solo_step(base, family, run, arguments), arguments)
+    memory = _memory(arguments.device) - before
+    rows.append(_line("oneDNN", 1, seconds, solo, memory, base, arguments))
     if arguments.deepspeed:
         seconds = _time(_deepspeed_step(base, family, run, arguments), arguments)
         memory = _memory(arguments.device) - before

@@ -242,6 +242,7 @@ class LoRA(Method):
             adapted.save_pretrained(folder, state_dict=dict(weights), safe_serialization=True)
         finally:
             del adapted.create_or_update_model_card
+        (folder / "README.md").unlink(missing_ok=True)  # of a PEFT that makes it in another way
         saved = get_peft_model_state_dict(model, state_dict=dict(weights))
         assert len(saved) == len(weights), "PEFT saves what it knows, and it must know all of it"
         require_saved(folder / "adapter_model.safetensors", saved)

@@ -65,16 +65,19 @@ def product(inputs: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Te
     Returns:
         [..., O].
     """
-    if not _pays(inputs, weight_OI):
-        return nn.functional.linear(inputs, weight_OI, bias)
     flat_TI = inputs.reshape(-1, inputs.shape[-1])
-    outputs_TO = torch.ops.mkldnn._linear_pointwise(flat_TI, weight_OI, bias, "none", [], "")
-    return outputs_TO.view(*inputs.shape[:-1], len(weight_OI))  # type: ignore[no-any-return]
+    if _pays(inputs, weight_OI):
+        outputs_TO = torch.ops.mkldnn._linear_pointwise(flat_TI, weight_OI, bias, "none", [], "")
+    else:
+        outputs_TO = nn.functional.linear(flat_TI, weight_OI, bias)
+    # What is marked as a view and comes from a function of ours, autograd lets no model write to.
+    outputs: Tensor = torch.ops.aten._unsafe_view(outputs_TO, [*inputs.shape[:-1], len(weight_OI)])
+    return outputs
 
 
 @functools.cache
 def _has_wider_vectors() -> bool:
-    """Whether oneDNN is there, with vectors that MKL may leave half unused.
+    """Whether oneDNN is there, and the CPU's vectors are 512 bits, of which MKL may use 256.
 
     By what the processor has and not by a measurement: the same run must round in the same way.
     """
@@ -92,7 +95,7 @@ def _pays(inputs: Tensor, weight_OI: Tensor) -> bool:
         and inputs.numel() * len(weight_OI) >= _MIN_MULTIPLICATIONS
         and _has_wider_vectors()
         and not torch.is_autocast_enabled("cpu")
-        and not hasattr(weight_OI, "ds_id")  # ZeRO-3 puts it together for PyTorch's own alone
+        and not hasattr(weight_OI, "ds_id")  # ZeRO-3 gathers it for its own `F.linear` alone
     )
 
 
@@ -111,7 +114,7 @@ class _Product(torch.autograd.Function):
         weight_grad = None
         if needs_weight:
             inputs_TI = inputs.reshape(-1, inputs.shape[-1])
-            weight_grad = product(inputs_TI.T, gradient_TO.T).T
+            weight_grad = product(gradient_TO.T, inputs_TI.T)
         return (
             product(gradient, weight_OI.T) if needs_input else None,
             weight_grad,

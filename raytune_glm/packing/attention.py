@@ -1,9 +1,9 @@
 """Attention over a line of rows, as an attention function of transformers.
 
-A model whose attention implementation is `LINE_ATTENTION` runs SDPA on each bucket of the line that
-is being passed through it (`passing`), and plain SDPA where there is none, as in generation. Every
-architecture that goes through transformers' attention interface can therefore be packed. Read next:
-`linear`.
+A model whose attention implementation is `LINE_ATTENTION` attends in each bucket of the line that
+is being passed through it (`passing`), by SDPA or, where that is faster, by plain products; where
+there is no line, as in generation, it is plain SDPA. Every architecture that goes through
+transformers' attention interface can therefore be packed. Read next: `linear`.
 
 Shape suffixes: T tokens of the line, G gathered tokens, N query heads, K key-value heads, D head
 size, B rows of a bucket, L its length, P prefix.
@@ -173,7 +173,7 @@ def _is_better_plain(query_BNLD: Tensor) -> bool:
 
 
 class _PlainAttention(torch.autograd.Function):
-    """Attention by batched products. Query heads that share a key lie one behind the other in them.
+    """Attention by batched products, one a row and key head, for all query heads that share it.
 
     The backward pass is written out: autograd's own would repeat keys and values for each head.
     """

@@ -74,7 +74,7 @@ class SharedLinear(nn.Module):
 
 
 class _UpdatedProduct(torch.autograd.Function):
-    """A linear's product and the updates, forth and back without a matrix between them."""
+    """A frozen linear and the updates, each added straight to the base's product, both ways."""
 
     @staticmethod
     def forward(

@@ -21,7 +21,6 @@ from raytune_glm.config import RunConfig
 from raytune_glm.config.execution import hosting_obstacle, packing_obstacle
 from raytune_glm.endings import ending_by
 from raytune_glm.evaluate import Evaluation, Evaluator
-from raytune_glm.metrics import METRICS, preference
 from raytune_glm.packing.base import Base, base_key
 from raytune_glm.packing.evaluation import evaluate_together
 from raytune_glm.packing.messages import Attach, Close, Leave, Message, Score
@@ -296,7 +295,7 @@ class PackRunner:
                 self._evaluate(base, [key])
             return
         seconds = (time.monotonic() - started) / len(members)
-        for key, member in _best_first(members, found):
+        for key, member in members.items():
             trial = member.trial
             try:
                 trial.evaluated(found[trial.number], member.evaluator.rows, seconds=seconds)
@@ -327,22 +326,6 @@ class PackRunner:
             self._descend(request, ending["error"])
         else:
             request.report({"ending": ending})
-
-
-def _best_first(
-    members: Mapping[Hashable, _Member], found: Mapping[int, Evaluation]
-) -> list[tuple[Hashable, _Member]]:
-    """Order trials that are evaluated together by how they did.
-
-    A scheduler that decides as reports come, as ASHA does, has the best one to hold the others to
-    from the start; told the other way round, it lets each of them go on.
-    """
-
-    def standing(item: tuple[Hashable, _Member]) -> tuple[float, float]:
-        member = item[1]
-        return preference(found[member.trial.number].values, METRICS[member.request.metric])
-
-    return sorted(members.items(), key=standing, reverse=True)
 
 
 def _is_alone(group: Mapping[Hashable, _Member]) -> bool:

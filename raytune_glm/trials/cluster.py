@@ -232,7 +232,7 @@ def leave() -> None:
     """Leave the cluster; of a Ray that was started here, end all processes."""
     import ray
 
-    if not asked_to_end.is_set():  # else somebody has ended some already, which is noticed
+    if not asked_to_end.is_set():  # the lifeline then takes a dead process for the end of Ray
         for process in psutil.Process().children():
             with suppress(psutil.Error):
                 if any(part.endswith(_AUTOSCALER) for part in process.cmdline()):
@@ -248,8 +248,8 @@ def _no_cluster(address: str, reason: str) -> ResourceError:
 
 
 _LOCAL_SETTINGS = {
-    # Ray starts a process a core in advance, none of which fits a host or a trial: theirs have
-    # settings of their own. Each takes half a second of the cores that the first trial waits for.
+    # Ray starts a process a core in advance. None fits a host or a trial, whose processes have
+    # settings of their own, and each takes half a second of the cores that the first trial needs.
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
@@ -257,7 +257,8 @@ _LOCAL_SETTINGS = {
 
 @contextmanager
 def _starting_here() -> Iterator[None]:
-    with variables(_LOCAL_SETTINGS), _knowing_its_address(), dashboard.started_beside():
+    wanted = {name: os.environ.get(name, value) for name, value in _LOCAL_SETTINGS.items()}
+    with variables(wanted), _knowing_its_address(), dashboard.started_beside():
         yield
 
 

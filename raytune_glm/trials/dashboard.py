@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,8 @@ class _Dashboard(threading.Thread):
 
     def run(self) -> None:
         if sys.platform == "linux":  # where a thread has a niceness, which what it starts inherits
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            with suppress(OSError):  # a sandbox may forbid it
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         try:
             self._node.start_api_server(**self._settings)
         except Exception:

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from raytune_glm.models import load_model
+from raytune_glm.models import linears, load_model
 from raytune_glm.models.linears import FullWidthLinear, product, speed_up_linears
 from tests.shipped import MODEL
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The sizes of products that oneDNN was given, on a CPU of any width."""
+    monkeypatch.setattr(linears, "_has_wider_vectors", lambda: True)
+    multiply = torch.ops.mkldnn._linear_pointwise
+    seen: list[tuple[int, ...]] = []
+
+    def counted(inputs: Tensor, weight_OI: Tensor, *rest: Any) -> Tensor:
+        seen.append((*inputs.shape, len(weight_OI)))
+        product: Tensor = multiply(inputs, weight_OI, *rest)
+        return product
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
+    return seen
+
 
 SIZES = [(2, 61, 192, 384), (1, 1952, 192, 1024), (1, 3, 64, 48)]
 """Rows, tokens, inputs, outputs; the last is too small for oneDNN to pay."""
@@ -24,7 +42,7 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_values_and_all_gradients_are_those_of_the_plain_linear(
-    size: tuple[int, int, int, int], has_bias: bool
+    calls: list[tuple[int, ...]], size: tuple[int, int, int, int], has_bias: bool
 ) -> None:
     rows, tokens, num_inputs, num_outputs = size
     torch.manual_seed(0)
@@ -46,9 +64,35 @@ def test_values_and_all_gradients_are_those_of_the_plain_linear(
         assert found is not None
         assert parameter.grad is not None
         assert relative_error(found, parameter.grad) < 3e-6
+    pays = rows * tokens * num_inputs * num_outputs >= 2**20
+    assert len(calls) == (4 if pays else 0)  # two forward, one back to the input, one the weight
 
 
-def test_a_frozen_linear_has_no_gradient_and_passes_one_on() -> None:
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_model_may_write_to_the_output(has_bias: bool, calls: list[tuple[int, ...]]) -> None:
+    torch.manual_seed(0)
+    full = FullWidthLinear(nn.Linear(192, 384, bias=has_bias))
+    inputs = torch.randn(1, 100, 192, requires_grad=True)
+    full(inputs).clamp_(min=0).sum().backward()
+    passed = (full(inputs) > 0).double()
+    assert inputs.grad is not None
+    assert full.weight.grad is not None
+    assert relative_error(inputs.grad, passed @ full.weight.double()) < 3e-6
+    assert relative_error(full.weight.grad, passed[0].T @ inputs[0].double()) < 3e-6
+    assert calls
+
+
+def test_a_weight_learns_from_a_gradient_that_is_one_number(calls: list[tuple[int, ...]]) -> None:
+    torch.manual_seed(0)
+    full = FullWidthLinear(nn.Linear(192, 384))
+    inputs = torch.randn(1, 100, 192)
+    full(inputs).sum().backward()  # expanded, with strides of 0
+    assert full.weight.grad is not None
+    assert relative_error(full.weight.grad, inputs.double().sum((0, 1)).expand(384, 192)) < 3e-6
+    assert len(calls) == 2
+
+
+def test_a_frozen_linear_has_no_gradient_and_passes_one_on(calls: list[tuple[int, ...]]) -> None:
     torch.manual_seed(0)
     full = FullWidthLinear(nn.Linear(192, 384)).requires_grad_(requires_grad=False)
     inputs = torch.randn(1, 100, 192, requires_grad=True)
@@ -57,17 +101,19 @@ def test_a_frozen_linear_has_no_gradient_and_passes_one_on() -> None:
     assert inputs.grad is not None
     expected = full.weight.double().sum(0).expand(1, 100, 192)
     assert relative_error(inputs.grad, expected) < 3e-6
+    assert len(calls) == 2
 
 
-def test_inputs_and_weights_may_be_views_of_any_order() -> None:
+def test_inputs_and_weights_may_be_views_of_any_order(calls: list[tuple[int, ...]]) -> None:
     torch.manual_seed(0)
     inputs = torch.randn(192, 500).T
     weight_OI = torch.randn(192, 300).T
     exact = inputs.double() @ weight_OI.double().T
     assert relative_error(product(inputs, weight_OI), exact) < 3e-6
+    assert calls == [(500, 192, 300)]
 
 
-def test_a_model_keeps_its_parameters_names_and_output() -> None:
+def test_a_model_keeps_its_parameters_names_and_output(calls: list[tuple[int, ...]]) -> None:
     plain = load_model(MODEL)
     faster = load_model(MODEL)
     speed_up_linears(faster)
@@ -83,9 +129,12 @@ def test_a_model_keeps_its_parameters_names_and_output() -> None:
     with torch.inference_mode():
         found, expected = faster(input_ids=ids).logits, plain(input_ids=ids).logits
     assert relative_error(found, expected.double()) < 1e-5
+    assert len(calls) == sum(isinstance(module, nn.Linear) for module in plain.modules())
 
 
-def test_tied_weights_stay_tied_and_linears_of_other_types_stay() -> None:
+def test_tied_weights_stay_tied_and_linears_of_other_types_stay(
+    calls: list[tuple[int, ...]],
+) -> None:
     class Scaled(nn.Linear):
         pass
 
@@ -94,10 +143,12 @@ def test_tied_weights_stay_tied_and_linears_of_other_types_stay() -> None:
     model["head"].weight = model["words"].weight
     speed_up_linears(model)
     assert model["head"].weight is model["words"].weight
+    assert type(model["head"]) is FullWidthLinear
     assert type(model["other"]) is Scaled
+    assert not calls
 
 
-def test_what_other_code_watches_over_computes_as_ever() -> None:
+def test_what_other_code_watches_over_computes_as_ever(calls: list[tuple[int, ...]]) -> None:
     """Under autocast a linear gives bf16; a weight of ZeRO-3 reaches the function it replaces."""
     torch.manual_seed(0)
     full = FullWidthLinear(nn.Linear(192, 384))
@@ -105,11 +156,5 @@ def test_what_other_code_watches_over_computes_as_ever() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert full(inputs).dtype == torch.bfloat16
     full.weight.ds_id = 0  # as DeepSpeed marks it
-    seen = []
-    plain = nn.functional.linear
-    try:
-        nn.functional.linear = lambda *given: seen.append(given) or plain(*given)
-        full(inputs)
-    finally:
-        nn.functional.linear = plain
-    assert len(seen) == 1
+    full(inputs)
+    assert calls == []

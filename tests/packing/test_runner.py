@@ -232,43 +232,6 @@ def test_an_evaluation_is_not_lost_where_a_mate_runs_out_of_memory(
     host.close()
 
 
-def test_trials_that_are_evaluated_together_report_the_best_first(tmp_path: Path) -> None:
-    runner = PackRunner(torch.device("cpu"), pack_size=4)
-    told: list[tuple[int, float]] = []
-    ended: list[str] = []
-
-    def attach(name: str, rate: float) -> None:
-        def report(report: dict[str, Any]) -> None:
-            if "over" not in report:
-                told.append((report["step"], report["eval_loss"]))
-                return
-            ended.append(name)
-            if len(ended) == len(rates):
-                runner.inbox.put(Close())
-
-        run = RunConfig.model_validate({**BASE, "train": {**BASE["train"], "learning_rate": rate}})
-        runner.inbox.put(
-            Attach(
-                key=name,
-                run=run,
-                folder=tmp_path / name,
-                metric="eval_loss",
-                data_cache=tmp_path / "data",
-                report=report,
-            )
-        )
-
-    rates = {"a": 1e-5, "b": 3e-3, "c": 1e-3, "d": 3e-4}
-    for name, rate in rates.items():
-        attach(name, rate)
-    runner.run()
-    assert [step for step, _ in told] == [3, 3, 3, 3, 6, 6, 6, 6]
-    losses = [loss for _, loss in told]
-    assert losses[:4] == sorted(losses[:4])
-    assert losses[4:] == sorted(losses[4:])
-    assert len(set(losses)) == len(losses)
-
-
 def test_a_trial_that_had_come_to_its_end_trains_no_further(tmp_path: Path) -> None:
     host = Host(tmp_path, pack_size=1)
     before = reports(host.attach("over"), 2)
