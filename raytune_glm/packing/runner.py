@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -298,7 +298,12 @@ class PackRunner:
         for key, member in members.items():
             trial = member.trial
             try:
-                trial.evaluated(found[trial.number], member.evaluator.rows, seconds=seconds)
+                trial.evaluated(
+                    found[trial.number],
+                    member.evaluator.rows,
+                    seconds=seconds,
+                    beside=_beside(member, members.values(), found),
+                )
             except Exception as error:
                 self._fail(key, error)
                 continue
@@ -326,6 +331,18 @@ class PackRunner:
             self._descend(request, ending["error"])
         else:
             request.report({"ending": ending})
+
+
+def _beside(
+    member: _Member, members: Iterable[_Member], found: Mapping[int, Evaluation]
+) -> dict[str, float]:
+    """What the others that were evaluated with a trial, after as many steps, reached."""
+    metric = member.request.metric
+    return {
+        mate.request.folder.name: found[mate.trial.number].values[metric]
+        for mate in members
+        if mate is not member and mate.trial.step == member.trial.step
+    }
 
 
 def _is_alone(group: Mapping[Hashable, _Member]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from raytune_glm.data.order import micro_batches
 from raytune_glm.log import log_to_file
 from raytune_glm.logbook import Logbook
 from raytune_glm.packing.pack import DataRow, Pack
+from raytune_glm.search.schedulers import BESIDE
 from raytune_glm.worker import Report
 
 if TYPE_CHECKING:
@@ -165,13 +166,21 @@ class SlotTrial:
             seconds=step_seconds,
         )
 
-    def evaluated(self, evaluation: Evaluation, rows: Dataset, *, seconds: float) -> None:
+    def evaluated(
+        self,
+        evaluation: Evaluation,
+        rows: Dataset,
+        *,
+        seconds: float,
+        beside: Mapping[str, float],
+    ) -> None:
         """Report an evaluation and save a checkpoint.
 
         Args:
             evaluation: What it found.
             rows: The rows that it was on.
             seconds: This trial's part of the time that it took.
+            beside: Name of a trial that reports with it, after as many steps -> its score.
 
         Raises:
             NonFiniteLossError: The loss on dev is not finite.
@@ -181,7 +190,7 @@ class SlotTrial:
         execution = "solo" if self.is_alone else "packed"
         report = self._book.keep(evaluation, rows, seconds=seconds, execution=execution)
         self._log.info("step %d: %s", self.step, evaluation.values)
-        self._report(report)
+        self._report({**report, BESIDE: dict(beside)} if beside else report)
 
     def finish(self) -> None:
         """Free the slot of a trial that is over, and say so; say why, where steps were left."""

@@ -22,6 +22,9 @@ STEP = "step"
 """Name of the report field of the optimizer steps done."""
 DEVICE_SECONDS = "device_seconds"
 """Name of the report field of the seconds since the first step, times the trial's workers."""
+BESIDE = "beside"
+"""Name of the report field of what the trials of a pack that were evaluated with it, after as many
+steps, reached in the metric: trial number -> score."""
 
 Unit: TypeAlias = Literal["steps", "device_seconds"]
 FIELD_OF: dict[Unit, str] = {"steps": STEP, "device_seconds": DEVICE_SECONDS}
@@ -252,14 +255,15 @@ class FIFOSettings(_SchedulerSettings):
 def _halving(
     settings: _Graceful, contest: Contest, *, factor: float, brackets: int
 ) -> TrialScheduler:
-    from ray.tune.schedulers import AsyncHyperBandScheduler
+    from raytune_glm.schedulers.halving import HalvingScheduler
 
-    return AsyncHyperBandScheduler(
+    return HalvingScheduler(
+        mates_field=BESIDE if contest.unit == "steps" else None,
         time_attr=contest.field,
         metric=contest.metric,
         mode=contest.mode,
-        max_t=contest.longest,  # type: ignore[arg-type]  # any number will do
-        grace_period=settings.grace,  # type: ignore[arg-type]  # the same
+        max_t=contest.longest,
+        grace_period=settings.grace,
         reduction_factor=factor,
         brackets=brackets,
     )

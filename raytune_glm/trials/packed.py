@@ -108,12 +108,13 @@ class PackedTrial(tune.Trainable):
                 return report
             if "over" in report:  # it had told all else before: a copy of a trial at its end
                 return {"done": True}
+            beside = report.pop("beside", {})  # for the scheduler alone, and not to be kept
             if "ending" in report:
                 return {**report, "report": report, "done": True}
             if report["step"] > self._last_step:  # a trial that goes on tells what it told before
                 self._last_step = report["step"]
                 done = report["step"] >= report["total_steps"]
-                return {**report, "report": report, "done": done}
+                return {**report, "beside": beside, "report": report, "done": done}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial in the place of this one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Literal
 
 import pytest
@@ -36,7 +37,9 @@ class Race:
         )
         self._trials: dict[int, Trial] = {}
 
-    def report(self, number: int, step: float, score: float) -> str:
+    def report(
+        self, number: int, step: float, score: float, *, beside: dict[int, float] | None = None
+    ) -> str:
         if number not in self._trials:
             self._trials[number] = Trial("raytune_glm", stub=True)
             self._trials[number].config = {"number": number}
@@ -44,12 +47,23 @@ class Race:
         field = STEP if self.unit == "steps" else "device_seconds"
         return str(
             self.scheduler.on_trial_result(
-                None, self._trials[number], {field: step, "score": score}
+                None,
+                self._trials[number],
+                {field: step, "score": score, "beside": _as_told(beside or {})},
             )
         )
 
     def report_all(self, scores: list[float], *, step: float) -> list[str]:
         return [self.report(number, step, score) for number, score in enumerate(scores)]
+
+
+def _as_told(scores: dict[int, float]) -> dict[str, float]:
+    """By the names of trials' folders."""
+    return {f"{number:04d}": score for number, score in scores.items()}
+
+
+def without(scores: dict[int, float], number: int) -> dict[int, float]:
+    return {other: score for other, score in scores.items() if other != number}
 
 
 @pytest.mark.parametrize(
@@ -140,3 +154,33 @@ def test_a_scheduler_says_from_which_step_on_it_looks_at_reports() -> None:
     assert read({"name": "fifo"}).needs_reports_before() is None
     seconds = {"name": "median", "grace_period_device_seconds": 10}
     assert read(seconds).needs_reports_before() is None
+
+
+def test_of_trials_that_report_together_the_best_share_goes_on_in_any_order() -> None:
+    """Each is held to the others' 67th percentile; of Ray's, one to all four would go on."""
+    scores = {0: 0.9, 1: 0.8, 2: 0.1, 3: 0.95}
+    for order in itertools.permutations(scores):
+        race = Race(ASHA)
+        for number in order:  # all are there before one reports
+            race.report(number, 20, 0.0)
+        decisions = {
+            number: race.report(number, 40, scores[number], beside=without(scores, number))
+            for number in order
+        }
+        assert decisions == {0: GO, 1: STOP, 2: STOP, 3: GO}
+        # One that comes later is held to the same four scores.
+        assert race.report(4, 40, 0.85) == STOP
+        assert race.report(5, 40, 0.97) == GO
+
+
+def test_a_mate_that_never_reports_counts_as_it_was_told() -> None:
+    race = Race(ASHA)
+    race.report(1, 20, 0.0)
+    assert race.report(0, 40, 0.5, beside={1: 0.9}) == STOP
+    assert race.report(2, 40, 0.6) == STOP
+
+
+def test_what_is_told_of_mates_counts_in_the_one_unit_that_they_share() -> None:
+    race = Race({"name": "asha", "grace_period_device_seconds": 40, "reduction_factor": 3})
+    race.report(1, 20, 0.0)
+    assert race.report(0, 40, 0.5, beside={1: 0.9}) == GO
