@@ -232,6 +232,39 @@ def test_an_evaluation_is_not_lost_where_a_mate_runs_out_of_memory(
     host.close()
 
 
+def test_trials_that_are_evaluated_together_tell_each_others_scores(tmp_path: Path) -> None:
+    runner = PackRunner(torch.device("cpu"), pack_size=3)
+    told: dict[str, list[dict[str, Any]]] = {"0000": [], "0001": [], "0002": []}
+
+    def attach(name: str, rate: float) -> None:
+        def report(report: dict[str, Any]) -> None:
+            told[name].append(report)
+            if all(own and "over" in own[-1] for own in told.values()):
+                runner.inbox.put(Close())
+
+        runner.inbox.put(
+            Attach(
+                key=name,
+                run=RunConfig.model_validate(
+                    {**BASE, "train": {**BASE["train"], "learning_rate": rate}}
+                ),
+                folder=tmp_path / name,
+                metric="eval_loss",
+                data_cache=tmp_path / "data",
+                report=report,
+            )
+        )
+
+    for number, name in enumerate(told, start=1):  # all wait before the first pass
+        attach(name, 1e-3 * number)
+    runner.run()
+    for step in (0, 1):
+        scores = {name: own[step]["eval_loss"] for name, own in told.items()}
+        for name, own in told.items():
+            mates = {mate: score for mate, score in scores.items() if mate != name}
+            assert own[step]["beside"] == mates
+
+
 def test_a_trial_that_had_come_to_its_end_trains_no_further(tmp_path: Path) -> None:
     host = Host(tmp_path, pack_size=1)
     before = reports(host.attach("over"), 2)
