@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from raytune_glm import files
 from raytune_glm.config import RunConfig
-from raytune_glm.environment import without
+from raytune_glm.environment import uncollected, without
 from raytune_glm.processes import ProcessMark
 from raytune_glm.trials.pacing import pace_file
 from raytune_glm.trials.trainable import hide_unreserved_gpus, log_to
@@ -78,12 +78,13 @@ def serve(config: dict[str, Any]) -> None:
     files.write_json(door, {"pid": os.getpid()})
 
     run = RunConfig.model_validate(config["run"])
-    _import_peft(run)
-    import torch
+    with uncollected():
+        _import_peft(run)
+        import torch
 
-    from raytune_glm.engine.process import choose_accelerator, keep_freed_memory
-    from raytune_glm.packing.runner import PackRunner
-    from raytune_glm.packing.server import PackServer
+        from raytune_glm.engine.process import choose_accelerator, keep_freed_memory
+        from raytune_glm.packing.runner import PackRunner
+        from raytune_glm.packing.server import PackServer
 
     torch.set_num_threads(max(1, int(config["resources"].get("CPU", 1))))
     keep_freed_memory()

@@ -28,9 +28,9 @@ from raytune_glm import files
 from raytune_glm.config import SweepConfig, run_of
 from raytune_glm.processes import ProcessMark
 from raytune_glm.trials.cluster import Placement
+from raytune_glm.trials.doors import RETRY_SECONDS, HostGoneError, connect
 from raytune_glm.trials.host import controller_mark, host_trainer, serve
 from raytune_glm.trials.pacing import HostWatch, pace_file
-from raytune_glm.trials.packed import RETRY_SECONDS, HostGoneError, connect
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import ResultsFolder
 

@@ -1,61 +1,28 @@
 """A packed trial, as Ray Tune sees it: a light process that passes on what a pack host reports.
 
-It imports neither torch nor the rest of this project; the host does the work. Where its host dies,
+It imports neither torch nor much of this project; the host does the work. Where its host dies,
 it waits for the host that comes in its place, and its trial goes on from its last checkpoint there.
-Read next: `hosts`.
+Read next: `doors`, `hosts`.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from multiprocessing.connection import Client, Connection
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from ray import tune
+import ray
 
-RETRY_SECONDS = 0.05
-PATIENCE_SECONDS = 600.0
-"""How long to wait for a host that has not come up, or that died and is started again."""
+from raytune_glm.environment import give_way, uncollected
 
+if ray._private.worker.global_worker.mode == ray.WORKER_MODE:
+    # A process for trials, and not the command. It has half a second of importing before it, which
+    # hosts, with more before them, must not wait for; after that it does next to nothing.
+    give_way(15)
+with uncollected():
+    from ray import tune
 
-class HostGoneError(Exception):
-    """A pack host died more often than `run.max_failures` allows, and does not come back."""
-
-
-def connect(door: Path, key: bytes, *, patience: float = PATIENCE_SECONDS) -> Connection:
-    """Connect to a host once it is there, or to the one that took over from it.
-
-    Args:
-        door: The file where the host writes its address.
-        key: What the host lets in by.
-        patience: Seconds to try.
-
-    Raises:
-        ConnectionError: It did not come.
-        HostGoneError: It will not come any more.
-    """
-    give_up_at = time.monotonic() + patience
-    while True:
-        try:
-            found = json.loads(door.read_text(encoding="utf-8"))
-            if "error" in found:
-                raise HostGoneError(f"the pack host ended: {found['error']}")
-            if "moved" in found:
-                door = Path(found["moved"])
-                continue
-            if "address" not in found:
-                raise ConnectionError("it is loading its base")
-            host, port = found["address"]
-            return Client((host, port), authkey=key)
-        except (OSError, EOFError) as error:
-            if time.monotonic() > give_up_at:
-                raise ConnectionError(
-                    f"no pack host answered at {door} for {patience:.0f} s ({error}); see its log "
-                    "beside that file"
-                ) from error
-            time.sleep(RETRY_SECONDS)
+from raytune_glm.trials.doors import connect
 
 
 class PackedTrial(tune.Trainable):

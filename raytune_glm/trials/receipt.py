@@ -16,8 +16,8 @@ from raytune_glm import files
 from raytune_glm.checkpoint import best_adapter
 from raytune_glm.config import RunConfig
 from raytune_glm.trials.cluster import Placement
+from raytune_glm.trials.doors import HostGoneError
 from raytune_glm.trials.hosts import Hosts
-from raytune_glm.trials.packed import HostGoneError
 from raytune_glm.trials.records import ResultsFolder, TrialRow
 from raytune_glm.trials.trainable import hide_unreserved_gpus
 

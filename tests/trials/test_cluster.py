@@ -159,6 +159,8 @@ def work():
         time.sleep(0.1)
     with urllib.request.urlopen(f"http://{{node.webui_url}}/") as page:
         print(b"Ray Dashboard" in page.read())
+    started = " ".join(" ".join(process.cmdline()) for process in psutil.Process().children())
+    print("gcs_server" in started, "monitor.py" in started)
     for process in psutil.Process().children():
         process.terminate()
     try:
@@ -173,6 +175,6 @@ exit_status(work)
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
     )
-    assert done.stdout == "True False\nTrue\n", done.stderr
+    assert done.stdout == "True False\nTrue\nTrue False\n", done.stderr
     assert done.returncode == 1
     assert "run the same command again to go on" in done.stderr

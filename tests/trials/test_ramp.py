@@ -41,8 +41,9 @@ def test_as_short_ones_have_further_processes_started_where_there_are_many_left(
         ramp.started(number)
     clock.now = 2.0
     ramp.ended(0)
-    assert ramp.has_room(11, num_left=124)
-    assert not ramp.has_room(12, num_left=124), "eight at a time: each takes a core for seconds"
+    assert not ramp.has_room(4, num_left=124)
+    assert ramp.has_room(11, num_left=500)
+    assert not ramp.has_room(12, num_left=500), "eight at a time: each takes a core for seconds"
 
 
 def test_trials_that_train_for_a_while_have_further_processes_started() -> None:
