@@ -118,8 +118,12 @@ def skip_unlabelled_rows(model: PreTrainedModel) -> None:
     Args:
         model: The model; it is changed.
     """
-    if "skip_logits" not in inspect.signature(model.forward).parameters:
+    if not _is_ours(model):
         model.forward = _LeanForward(model)
+
+
+def _is_ours(model: PreTrainedModel) -> bool:
+    return "skip_logits" in inspect.signature(type(model).forward).parameters
 
 
 class _LeanForward:
@@ -182,7 +186,8 @@ def _withheld(head: nn.Module) -> Iterator[list[Tensor]]:
 
 def has_plain_logits(model: PreTrainedModel) -> bool:
     """Whether a model's logits and loss are its output layer's and nothing else."""
-    return _reason_for_own_loss(model, partial(type(model).forward, model)) is None
+    plain = partial(type(model).forward, model)
+    return _is_ours(model) or _reason_for_own_loss(model, plain) is None
 
 
 def _reason_for_own_loss(model: PreTrainedModel, plain: Callable[..., Any]) -> str | None:
@@ -196,13 +201,13 @@ def _reason_for_own_loss(model: PreTrainedModel, plain: Callable[..., Any]) -> s
         return "its output layer is not one linear"
     device = head.weight.device
     ids = torch.arange(1, 5, device=device)[None]
-    seen: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    given: list[Tensor] = []
+    handle = head.register_forward_hook(lambda *call: given.append(call[-1].clone()))
     try:
         # The trial's own draws, for dropout, must not depend on this.
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             output = plain(input_ids=ids, labels=ids)
-            logits = head(seen[0]).float()
+        logits = given[0].float()
     except Exception as error:  # an architecture may want inputs that nobody here knows of
         return f"it does not run on plain tokens ({type(error).__name__}: {error})"
     finally:

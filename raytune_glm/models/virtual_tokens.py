@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from raytune_glm.errors import ModelError
+from raytune_glm.models.caching import CACHE, renamed
 from raytune_glm.models.chatglm.prefix import PrefixEncoder, seeded
 
 Start = Callable[[Callable[..., Any], dict[str, Any]], Any]
@@ -96,18 +97,18 @@ def add_prefix(model: PreTrainedModel, encoder: PrefixEncoder, layers_path: str 
     def start(plain: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         rows = arguments.get("input_ids")
         prefix = encoder(len(arguments["inputs_embeds"] if rows is None else rows), model.dtype)
-        cache, caching = arguments.get("past_key_values"), arguments.get("use_cache")
+        cache, caching = arguments.get(CACHE), arguments.get("use_cache")
         caching = config.use_cache if caching is None else caching
         if cache is not None or (caching and not model.training):
             cache = DynamicCache(config=model.config) if cache is None else cache
-            return plain(**{**arguments, "past_key_values": seeded(cache, prefix)})
+            return plain(**{**arguments, CACHE: seeded(cache, prefix)})
         held = Cache(layers=[_Held(keys, values) for keys, values in prefix])
         running.append(held)
         try:
-            output = plain(**{**arguments, "past_key_values": held, "use_cache": False})
+            output = plain(**{**arguments, CACHE: held, "use_cache": False})
         finally:
             running.pop()
-        return type(output)(**{k: v for k, v in output.items() if k != "past_key_values"})
+        return type(output)(**{k: v for k, v in output.items() if k != CACHE})
 
     _lead_rows(model, encoder.embedding.num_embeddings, start)
 
@@ -122,8 +123,8 @@ def _let_keep_prefix(layer: nn.Module, running: list[Cache]) -> None:
 
     def give_back(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = {**dict(zip(names, args, strict=False)), **kwargs}
-        if running and given.get("past_key_values") is None:
-            given["past_key_values"] = running[-1]
+        if running and given.get(CACHE) is None:
+            given[CACHE] = running[-1]
         return (given.pop(names[0]),), given
 
     layer.register_forward_pre_hook(give_back, with_kwargs=True)
@@ -156,9 +157,9 @@ def _lead_rows(model: PreTrainedModel, length: int, start: Start) -> None:
 
     @functools.wraps(plain)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        arguments = renamed({**dict(zip(names, args, strict=False)), **kwargs})
         arguments |= _with_room(arguments, length, takes_positions="position_ids" in names)
-        cache = arguments.get("past_key_values")
+        cache = arguments.get(CACHE)
         if cache is None or cache.get_seq_length() == 0:
             return start(plain, arguments)
         return plain(**arguments)

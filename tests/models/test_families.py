@@ -125,6 +125,25 @@ def test_left_right_and_no_padding_give_the_same_loss(folder: Path) -> None:
     assert left == pytest.approx(total / count, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["chatglm", "chatglm2"])
+def test_places_that_alone_are_wanted_are_as_they_are_among_all(name: str) -> None:
+    """What the last layer leaves out changes neither their states nor a gradient."""
+    found = []
+    for places in (None, torch.tensor([2, 4, 5])):
+        model: Any = load_model(VECTORS / name)
+        ids = torch.tensor([[5, 9, GMASK, SOP, 41, 42, 43], [7, 8, GMASK, SOP, 50, 51, 52]])
+        states = model.base_model(input_ids=ids, places_to_keep=places).last_hidden_state
+        wanted = states[:, [2, 4, 5]] if places is None else states
+        wanted.square().mean().backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found.append((wanted.detach(), gradients))
+    (states, gradients), (alone, alone_gradients) = found
+    assert torch.allclose(states, alone, atol=1e-6)
+    assert gradients.keys() == alone_gradients.keys()
+    for parameter, gradient in gradients.items():
+        assert torch.allclose(gradient, alone_gradients[parameter], atol=1e-5), parameter
+
+
 def test_checkpointing_gives_the_same_gradients(folder: Path) -> None:
     results = []
     for checkpointed in (False, True):

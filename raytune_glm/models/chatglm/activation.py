@@ -33,5 +33,6 @@ class _SwiGLU(torch.autograd.Function):
         joined = torch.empty_like(projected)
         gate_grad, value_grad = joined.chunk(2, dim=-1)
         torch.mul(opened, gradient, out=value_grad)
-        torch.ops.aten.silu_backward.grad_input(gradient * value, gate, grad_input=gate_grad)
+        torch.mul(gradient, value, out=gate_grad)
+        torch.ops.aten.silu_backward.grad_input(gate_grad, gate, grad_input=gate_grad)
         return joined

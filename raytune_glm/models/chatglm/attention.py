@@ -117,3 +117,8 @@ def eager_attention(
     probabilities = nn.functional.softmax(scores_BNTS, dim=-1, dtype=torch.float32).to(query.dtype)
     dropped = nn.functional.dropout(probabilities, p=dropout, training=dropout > 0)
     return (dropped @ value_BNSD).transpose(1, 2), probabilities
+
+
+def kept(tokens_BTX: Tensor, places_K: Tensor | None) -> Tensor:
+    """The columns that are wanted; all of them where none are named."""
+    return tokens_BTX if places_K is None else tokens_BTX.index_select(1, places_K)

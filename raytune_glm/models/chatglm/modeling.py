@@ -23,27 +23,19 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from raytune_glm.errors import ModelError
+from raytune_glm.models.caching import CACHE
 from raytune_glm.models.chatglm.activation import swiglu
-from raytune_glm.models.chatglm.attention import eager_attention, rotary_tables, rotate_pairs
+from raytune_glm.models.chatglm.attention import (
+    eager_attention,
+    kept,
+    rotary_tables,
+    rotate_pairs,
+)
 from raytune_glm.models.chatglm.configuration import ChatGLMConfig
+from raytune_glm.models.chatglm.norm import ChatGLMRMSNorm
 from raytune_glm.models.chatglm.packed import PackedLinear, make_linear
 from raytune_glm.models.chatglm.prefix import Prefix, PrefixEncoder, seeded
 from raytune_glm.models.loss import labelled_loss
-
-
-class ChatGLMRMSNorm(nn.Module):
-    """RMSNorm whose variance is taken in fp32, whatever the model's precision."""
-
-    def __init__(self, size: int, *, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, hidden_BTH: Tensor) -> Tensor:
-        """Normalise the last dimension; the result has the input's precision."""
-        wide_BTH = hidden_BTH.float()
-        scale_BT1 = torch.rsqrt(wide_BTH.pow(2).mean(-1, keepdim=True) + self.eps)
-        return (self.weight * (wide_BTH * scale_BT1).to(hidden_BTH.dtype)).to(hidden_BTH.dtype)
 
 
 class ChatGLMAttention(nn.Module):
@@ -83,6 +75,7 @@ class ChatGLMAttention(nn.Module):
         turns: Tensor,
         past_key_values: Cache | None = None,
         prefix: tuple[Tensor, Tensor] | None = None,
+        places_to_keep: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend; give the new hidden states and, from an eager attention, the probabilities."""
@@ -109,7 +102,7 @@ class ChatGLMAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.dense(context_BTND.flatten(-2)), probabilities
+        return self.dense(kept(context_BTND, places_to_keep).flatten(-2)), probabilities
 
 
 class ChatGLMMLP(nn.Module):
@@ -146,6 +139,7 @@ class ChatGLMBlock(GradientCheckpointingLayer):
         attention_mask: Tensor | None,
         turns: Tensor,
         past_key_values: Cache | None = None,
+        places_to_keep: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Give the layer's output and, from an eager attention, its probabilities."""
@@ -154,9 +148,10 @@ class ChatGLMBlock(GradientCheckpointingLayer):
             attention_mask,
             turns,
             past_key_values=past_key_values,
+            places_to_keep=places_to_keep,
             **kwargs,
         )
-        hidden_BTH = hidden_BTH + self._dropout(attended_BTH)
+        hidden_BTH = kept(hidden_BTH, places_to_keep) + self._dropout(attended_BTH)
         update_BTH = self.mlp(self.post_attention_layernorm(hidden_BTH))
         return hidden_BTH + self._dropout(update_BTH), probabilities
 
@@ -195,7 +190,7 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
     _no_split_modules = ["ChatGLMBlock"]  # noqa: RUF012 - transformers reads plain class lists
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012 - the same
+    _skip_keys_device_placement = ["past_key_values", "cache"]  # noqa: RUF012 - the same
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -242,6 +237,8 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        places_to_keep: Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Run the layers.
@@ -255,10 +252,13 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             use_cache: Return a cache; by default as the configuration says, never in training.
             output_hidden_states: Return the embeddings, each layer's output, the last one normed.
             output_attentions: Return the attention probabilities (eager attention only).
+            places_to_keep: Columns whose last hidden states are wanted, [K]; by default all. The
+                last layer leaves out for the others what follows its attention.
+            cache: What newer transformers call `past_key_values`.
             **kwargs: Passed to the attention function.
 
         Returns:
-            The normed last hidden states [B, T, H], the cache, and what was asked for.
+            The normed last hidden states [B, T or K, H], the cache, and what was asked for.
 
         Raises:
             ModelError: The sequence is longer than the configuration's `seq_length`.
@@ -269,7 +269,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         hidden_BTH = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        past_key_values = self._cache(past_key_values, use_cache)
+        past_key_values = self._cache(past_key_values if cache is None else cache, use_cache)
         num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         prefix = None
         if self.prefix_encoder is not None and num_cached == 0:
@@ -286,6 +286,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
 
         states: list[Tensor] = [hidden_BTH]
         probabilities: list[Any] = []
+        last = self.config.num_layers - 1
         for number, layer in enumerate(self.encoder.layers):
             hidden_BTH, layer_probabilities = layer(
                 hidden_BTH,
@@ -293,6 +294,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
                 turns,
                 past_key_values=past_key_values,
                 prefix=prefix[number] if prefix else None,
+                places_to_keep=places_to_keep if number == last else None,
                 **kwargs,
             )
             if output_hidden_states:
@@ -302,9 +304,9 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         last_BTH = self.encoder.final_layernorm(hidden_BTH)
         return BaseModelOutputWithPast(
             last_hidden_state=last_BTH,
-            past_key_values=past_key_values if use_cache else None,
             hidden_states=(*states[:-1], last_BTH) if output_hidden_states else None,
             attentions=tuple(probabilities) if output_attentions else None,
+            **{CACHE: past_key_values if use_cache else None},
         )
 
     def _mask(
@@ -326,12 +328,13 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
                 attention_mask = nn.functional.pad(attention_mask, (length, 0), value=1)
             if past_key_values is None and prefix is not None:
                 past_key_values = seeded(None, prefix[:1])
+        handed: dict[str, Any] = {CACHE: past_key_values}
         return create_causal_mask(
             config=self.config,
             inputs_embeds=hidden_BTH,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             position_ids=position_ids,
+            **handed,
         )
 
     def _cache(self, past_key_values: Cache | None, use_cache: bool) -> Cache | None:
@@ -406,6 +409,7 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Run the model, and take the loss where labels are given.
@@ -426,6 +430,7 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
                 taken from labelled rows alone and all other rows' logits would be thrown away.
             num_items_in_batch: Divide the summed loss by this and not by this batch's own count,
                 as transformers' `Trainer` wants it under gradient accumulation.
+            cache: As `past_key_values`.
             **kwargs: Passed to the attention function.
 
         Returns:
@@ -435,7 +440,7 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=past_key_values if cache is None else cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
@@ -453,16 +458,16 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
             )
         logits = None
         if not (self.training and labels is not None if skip_logits is None else skip_logits):
-            kept = (
+            columns = (
                 slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             )
-            logits = self.transformer.output_layer(hidden_BTH[:, kept])
+            logits = self.transformer.output_layer(hidden_BTH[:, columns])
         result = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: outputs.get(CACHE)},
         )
         return result.to_tuple() if return_dict is False else result
 

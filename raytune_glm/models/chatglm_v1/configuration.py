@@ -13,7 +13,7 @@ class ChatGLMV1Config(PreTrainedConfig):
     """Sizes and token ids of a ChatGLM-6B model; defaults are the published checkpoint's."""
 
     model_type = MODEL_TYPE
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
     attribute_map: ClassVar[dict[str, str]] = {
         "num_hidden_layers": "num_layers",
         "max_position_embeddings": "max_sequence_length",

@@ -25,7 +25,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from raytune_glm.errors import ModelError
-from raytune_glm.models.chatglm.attention import eager_attention
+from raytune_glm.models.caching import CACHE
+from raytune_glm.models.chatglm.attention import eager_attention, kept
 from raytune_glm.models.chatglm.packed import PackedLinear, make_linear
 from raytune_glm.models.chatglm.prefix import PrefixEncoder, seeded
 from raytune_glm.models.chatglm_v1 import positions as places
@@ -61,6 +62,7 @@ class ChatGLMV1Attention(nn.Module):
         rotary: tuple[Tensor, Tensor],
         past_key_values: Cache | None = None,
         prefix: tuple[Tensor, Tensor] | None = None,
+        places_to_keep: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend; give the new hidden states and, from an eager attention, the probabilities."""
@@ -88,7 +90,7 @@ class ChatGLMV1Attention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.dense(context_BTND.flatten(-2)), probabilities
+        return self.dense(kept(context_BTND, places_to_keep).flatten(-2)), probabilities
 
 
 class ChatGLMV1MLP(nn.Module):
@@ -128,6 +130,7 @@ class ChatGLMV1Block(GradientCheckpointingLayer):
         rotary: tuple[Tensor, Tensor],
         past_key_values: Cache | None = None,
         prefix: tuple[Tensor, Tensor] | None = None,
+        places_to_keep: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Give the layer's output and, from an eager attention, its probabilities."""
@@ -138,8 +141,10 @@ class ChatGLMV1Block(GradientCheckpointingLayer):
             rotary,
             past_key_values=past_key_values,
             prefix=prefix,
+            places_to_keep=places_to_keep,
             **kwargs,
         )
+        normed_BTH = kept(normed_BTH, places_to_keep)
         normed_BTH = self.post_attention_layernorm(normed_BTH * _RESIDUAL_SCALE + attended_BTH)
         return normed_BTH * _RESIDUAL_SCALE + self.mlp(normed_BTH), probabilities
 
@@ -152,7 +157,7 @@ class ChatGLMV1PreTrainedModel(PreTrainedModel):
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
     _no_split_modules = ["ChatGLMV1Block"]  # noqa: RUF012 - transformers reads plain class lists
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012 - the same
+    _skip_keys_device_placement = ["past_key_values", "cache"]  # noqa: RUF012 - the same
     _supports_sdpa = True
     # Published checkpoints hold the rotary frequencies; ours are worked out at each forward.
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq$"]  # noqa: RUF012 - the same
@@ -198,6 +203,8 @@ class ChatGLMV1Model(ChatGLMV1PreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        places_to_keep: Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Run the layers.
@@ -214,10 +221,13 @@ class ChatGLMV1Model(ChatGLMV1PreTrainedModel):
             use_cache: Return a cache; by default as the configuration says, never in training.
             output_hidden_states: Return the embeddings, each layer's output, the last one normed.
             output_attentions: Return the attention probabilities (eager attention only).
+            places_to_keep: Columns whose last hidden states are wanted, [K]; by default all. The
+                last layer leaves out for the others what follows its attention.
+            cache: What newer transformers call `past_key_values`.
             **kwargs: Passed to the attention function.
 
         Returns:
-            The normed last hidden states [B, T, H], the cache, and what was asked for.
+            The normed last hidden states [B, T or K, H], the cache, and what was asked for.
 
         Raises:
             DataError: A row has no `<sop>`, or neither `[gMASK]` nor `[MASK]`.
@@ -226,7 +236,7 @@ class ChatGLMV1Model(ChatGLMV1PreTrainedModel):
         hidden_BTH = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        past_key_values = self._cache(past_key_values, use_cache)
+        past_key_values = self._cache(past_key_values if cache is None else cache, use_cache)
         num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         prefix = None
         prefix_length = self.config.pre_seq_len or 0 if self.prefix_encoder is not None else 0
@@ -246,6 +256,7 @@ class ChatGLMV1Model(ChatGLMV1PreTrainedModel):
 
         states: list[Tensor] = [hidden_BTH]
         probabilities: list[Any] = []
+        last = self.config.num_layers - 1
         for number, layer in enumerate(self.layers):
             hidden_BTH, layer_probabilities = layer(
                 hidden_BTH,
@@ -253,6 +264,7 @@ class ChatGLMV1Model(ChatGLMV1PreTrainedModel):
                 rotary,
                 past_key_values=past_key_values,
                 prefix=prefix[number] if prefix else None,
+                places_to_keep=places_to_keep if number == last else None,
                 **kwargs,
             )
             if output_hidden_states:
@@ -262,9 +274,9 @@ class ChatGLMV1Model(ChatGLMV1PreTrainedModel):
         last_BTH = self.final_layernorm(hidden_BTH)
         return BaseModelOutputWithPast(
             last_hidden_state=last_BTH,
-            past_key_values=past_key_values if use_cache else None,
             hidden_states=(*states[:-1], last_BTH) if output_hidden_states else None,
             attentions=tuple(probabilities) if output_attentions else None,
+            **{CACHE: past_key_values if use_cache else None},
         )
 
     def _spans(
@@ -414,6 +426,7 @@ class ChatGLMV1ForConditionalGeneration(ChatGLMV1PreTrainedModel, GenerationMixi
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Run the model, and take the loss where labels are given.
@@ -432,6 +445,7 @@ class ChatGLMV1ForConditionalGeneration(ChatGLMV1PreTrainedModel, GenerationMixi
             logits_to_keep: Number of last positions to compute logits for (0: all), or indices.
             skip_logits: Return no logits; by default so in training with labels.
             num_items_in_batch: Divide the summed loss by this and not by this batch's own count.
+            cache: As `past_key_values`.
             **kwargs: Passed to the attention function.
 
         Returns:
@@ -441,7 +455,7 @@ class ChatGLMV1ForConditionalGeneration(ChatGLMV1PreTrainedModel, GenerationMixi
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=past_key_values if cache is None else cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
@@ -456,16 +470,16 @@ class ChatGLMV1ForConditionalGeneration(ChatGLMV1PreTrainedModel, GenerationMixi
             )
         logits = None
         if not (self.training and labels is not None if skip_logits is None else skip_logits):
-            kept = (
+            columns = (
                 slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             )
-            logits = self.lm_head(hidden_BTH[:, kept])
+            logits = self.lm_head(hidden_BTH[:, columns])
         result = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: outputs.get(CACHE)},
         )
         return result.to_tuple() if return_dict is False else result
 
