@@ -23,7 +23,7 @@ from raytune_glm import files
 from raytune_glm.checkpoint import Checkpoints
 from raytune_glm.config import RunConfig
 from raytune_glm.config.overrides import flat
-from raytune_glm.config.plan import is_evaluated, total_steps
+from raytune_glm.config.plan import is_evaluated, steps_to_evaluation, total_steps
 from raytune_glm.endings import Ending
 from raytune_glm.errors import NonFiniteLossError
 from raytune_glm.metrics import METRICS, preference
@@ -157,6 +157,11 @@ class Logbook:
     def is_over(self) -> bool:
         """Whether there is nothing more to train: all steps are done, or patience is over."""
         return self.state.step >= self.total_steps or self._is_out_of_patience
+
+    @property
+    def steps_to_evaluation(self) -> int:
+        """Optimizer steps until the next one."""
+        return steps_to_evaluation(self._run, self.state.step, self.total_steps)
 
     @property
     def _is_out_of_patience(self) -> bool:

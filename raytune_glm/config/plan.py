@@ -49,3 +49,9 @@ def is_evaluated(run: RunConfig, step: int, last_step: int) -> bool:
     """Whether an evaluation follows a step: every `eval_every_steps`, and after the last one."""
     every = run.train.eval_every_steps
     return step == last_step or (every is not None and step % every == 0)
+
+
+def steps_to_evaluation(run: RunConfig, step: int, last_step: int) -> int:
+    """How many steps after `step` the next evaluation comes."""
+    every, left = run.train.eval_every_steps, last_step - step
+    return left if every is None else min(left, every - step % every)

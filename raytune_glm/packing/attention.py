@@ -11,9 +11,9 @@ size, B rows of a bucket, L its length, P prefix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from raytune_glm.models.chatglm.prefix import Prefix
-from raytune_glm.packing.line import Line
+from raytune_glm.packing.line import Bucket, Line
 
 LINE_ATTENTION = "raytune_glm_line"
 
@@ -31,13 +31,26 @@ _MAX_PLAIN_LENGTH = 128
 """Rows of up to so many tokens are short: for longer ones SDPA's kernel for CPUs is as fast."""
 
 
+Keep: TypeAlias = Callable[[int, Tensor, Tensor], None]
+"""Takes the number of a layer, and the keys and values of the line there, [T, K, D] each."""
+
+
 class LinePass:
     """A line on its way through the model, with the learnt prefixes of its buckets."""
 
-    def __init__(self, line: Line, prefixes: Sequence[Prefix | None]) -> None:
-        """Take a line, and for each of its buckets the prefix of its rows, or None."""
+    def __init__(
+        self, line: Line, prefixes: Sequence[Prefix | None], *, keep: Keep | None = None
+    ) -> None:
+        """Take a line.
+
+        Args:
+            line: The line.
+            prefixes: For each of its buckets the prefix of its rows, or None.
+            keep: Told the keys and values of each layer, the lowest first; none: nobody is.
+        """
         self.line = line
         self.prefixes = prefixes
+        self.keep = keep
 
 
 _passing: list[LinePass] = []
@@ -100,7 +113,8 @@ def attend(
         value: [1, K, T, D].
         attention_mask: Left aside where a line is being passed: it knows its rows.
         scaling: Factor on the scores.
-        **kwargs: Passed to SDPA where no line is being passed.
+        **kwargs: Passed to SDPA where no line is being passed; else `sliding_window` counts, the
+            number of tokens, itself included, that a token sees in such a layer.
 
     Returns:
         [1, T, N, D], and no probabilities.
@@ -112,6 +126,8 @@ def attend(
         return output
     current = _passing[-1]
     line = current.line
+    if current.keep is not None:
+        current.keep(module.layer_idx, key[0].transpose(0, 1), value[0].transpose(0, 1))
     num_heads, head_dim = query.shape[1], query.shape[3]
     parts = [
         torch.split(_gathered(heads, line), [len(b.rows) * b.length for b in line.buckets])
@@ -128,13 +144,22 @@ def attend(
             keys_BKPD, values_BKPD = prefix[module.layer_idx]
             key_BKLD = torch.cat((keys_BKPD, key_BKLD), dim=2)
             value_BKLD = torch.cat((values_BKPD, value_BKLD), dim=2)
-        context_BNLD = _attended(
-            query_BNLD, key_BKLD, value_BKLD, bucket.mask, scaling or head_dim**-0.5
-        )
+        mask = _windowed(bucket, kwargs.get("sliding_window"), query.device)
+        context_BNLD = _attended(query_BNLD, key_BKLD, value_BKLD, mask, scaling or head_dim**-0.5)
         attended.append(context_BNLD.transpose(1, 2).reshape(-1, num_heads * head_dim))
     gathered = attended[0] if len(attended) == 1 else torch.cat(attended)
     context_TX = gathered if line.is_gathered else _PutBack.apply(gathered, line)  # type: ignore[no-untyped-call]
     return context_TX.view(1, line.num_tokens, num_heads, head_dim), None
+
+
+def _windowed(bucket: Bucket, window: int | None, device: torch.device) -> Tensor | None:
+    """The mask of a bucket in a layer whose tokens see no further back than a window."""
+    if window is None or bucket.length <= window:
+        return bucket.mask
+    assert bucket.num_prefix == 0, "prefixes need full attention"
+    near_LL = torch.ones(bucket.length, bucket.length, dtype=torch.bool, device=device)
+    near_LL = near_LL.tril().triu(1 - window)
+    return near_LL if bucket.mask is None else near_LL & bucket.mask
 
 
 def _attended(

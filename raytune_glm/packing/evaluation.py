@@ -9,13 +9,11 @@ from raytune_glm.data.collation import pad_token_id
 from raytune_glm.evaluate import Evaluation, Evaluator
 from raytune_glm.metrics import weighted_mean
 from raytune_glm.packing.generation import generate_together
+from raytune_glm.packing.pack import TOKENS_A_PASS
 
 if TYPE_CHECKING:
     from raytune_glm.packing.pack import DataRow, Pack
     from raytune_glm.retention import Retention
-
-TOKENS_A_PASS = 16384
-"""Tokens of held-out rows, all trials together, in one forward pass."""
 
 
 def evaluate_together(

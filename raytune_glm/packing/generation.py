@@ -9,14 +9,21 @@ of the whole answer, H hidden.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raytune_glm.models.caching import CACHE
+from raytune_glm.packing.attention import Keep
+from raytune_glm.packing.cache import AnswerCache
+from raytune_glm.packing.pack import TOKENS_A_PASS
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from raytune_glm.models.chatglm.prefix import Prefix
     from raytune_glm.packing.pack import Pack
 
@@ -51,9 +58,8 @@ def generate_together(
     ends = torch.tensor(sorted(stops), device=pack.device)
     with torch.inference_mode(), pack.evaluating():
         rows = _Rows(pack, slots, texts, room=max_new_tokens, pad_token_id=pad_token_id)
-        for _ in range(max_new_tokens):
-            with pack.rows_of(rows.slots):
-                chosen_B = rows.next_tokens()
+        for number in range(max_new_tokens):
+            chosen_B = rows.next_tokens() if number else rows.read()
             for row, token in zip(rows.numbers, chosen_B.tolist(), strict=True):
                 if row is not None:
                     answers[row].append(token)
@@ -81,38 +87,23 @@ class _Rows:
         room: int,
         pad_token_id: int,
     ) -> None:
-        from transformers.cache_utils import DynamicCache
-
         self.slots = list(slots)
         self.numbers: list[int | None] = list(range(len(slots)))
         """Number of each row of the batch; None for one that is over."""
         self._pack = pack
+        self._texts = texts
         self._num_prefix = max(pack.slots[slot].num_prefix for slot in slots)
         virtual = [pack.slots[slot].num_virtual for slot in slots]
-        lengths = [count + len(text) for count, text in zip(virtual, texts, strict=True)]
-        longest = max(lengths)
-        starts = [longest - length for length in lengths]
-        self._lay_out(texts, starts, room=room, pad_token_id=pad_token_id)
-        self._cache = DynamicCache()
-        if self._num_prefix:
-            self._seed_cache()
-        ids = [[pad_token_id] * (longest - len(text)) + list(text) for text in texts]
-        ids_BT = torch.tensor(ids, device=pack.device)
-        self._inputs: dict[str, Tensor] = {"input_ids": ids_BT}
-        if any(virtual):
-            self._inputs = {"inputs_embeds": self._embedded(ids_BT, starts)}
+        self._lengths = [count + len(text) for count, text in zip(virtual, texts, strict=True)]
+        longest = max(self._lengths)
+        self._starts = [longest - length for length in self._lengths]
+        self._lay_out(room=room, pad_token_id=pad_token_id)
+        self._cache = AnswerCache(num_rows=len(slots), num_columns=self._num_prefix + longest)
 
-    def _lay_out(
-        self,
-        texts: Sequence[Sequence[int]],
-        starts: Sequence[int],
-        *,
-        room: int,
-        pad_token_id: int,
-    ) -> None:
+    def _lay_out(self, *, room: int, pad_token_id: int) -> None:
         """Note the rows' places and masks; each starts at a column after the prefix."""
         is_token, places, context_stops = [], [], []
-        for number, text, start in zip(self.slots, texts, starts, strict=True):
+        for number, text, start in zip(self.slots, self._texts, self._starts, strict=True):
             slot = self._pack.slots[number]
             # The places of the tokens that will follow, too.
             own_places, context = self._pack.places(number, [*text, *[pad_token_id] * room])
@@ -128,54 +119,72 @@ class _Rows:
         self._places_BW = torch.as_tensor(np.stack(places), device=device)
         """[B, W], or [B, 2, W] where there are two streams of them."""
 
-    def _seed_cache(self) -> None:
-        """Put each row's prefix into the cache, nothing where it has none."""
-        prefixes: dict[int, Prefix] = {}
+    def read(self) -> Tensor:
+        """Read the prompts, in lines without padding; choose the first token of each answer."""
+        chosen = []
+        for first, stop in self._pieces():
+            prompts = list(zip(self.slots[first:stop], self._texts[first:stop], strict=True))
+            chosen.append(self._pack.read(prompts, self._keep(first, stop)))
         for number in dict.fromkeys(self.slots):
             encoder = self._pack.slots[number].prefix_encoder
             if encoder is not None:
-                prefixes[number] = encoder.eval()(1, self._pack.base.dtype)
-        for layer, shapes in enumerate(next(iter(prefixes.values()))):
-            halves = []
-            for half, like in enumerate(shapes):
-                _, heads, _, size = like.shape
-                filled = like.new_zeros(len(self.slots), heads, self._num_prefix, size)
-                for row, number in enumerate(self.slots):
-                    if number in prefixes:
-                        values = prefixes[number][layer][half]
-                        filled[row, :, self._num_prefix - values.shape[2] :] = values[0]
-                halves.append(filled)
-            self._cache.update(halves[0], halves[1], layer)
+                self._keep_prefix(number, encoder.eval()(1, self._pack.base.dtype))
+        return self._take(torch.cat(chosen))
 
-    def _embedded(self, ids_BT: Tensor, starts: Sequence[int]) -> Tensor:
-        """The embedding of every column, learnt ones where they belong."""
-        words: nn.Module = self._pack.shared.get_input_embeddings()
-        embedded_BTH: Tensor = words(ids_BT)
-        for row, (number, start) in enumerate(zip(self.slots, starts, strict=True)):
-            prompt = self._pack.slots[number].prompt
-            if prompt is not None:
-                embedded_BTH[row, start : start + prompt.num_embeddings] = prompt.weight
-        return embedded_BTH
+    def _pieces(self) -> Iterator[tuple[int, int]]:
+        """Cut the rows into runs that go through one pass each; give their first and their stop."""
+        first, num_tokens = 0, 0
+        for row, length in enumerate(self._lengths):
+            if row > first and num_tokens + length > TOKENS_A_PASS:
+                yield first, row
+                first, num_tokens = row, 0
+            num_tokens += length
+        yield first, len(self._lengths)
+
+    def _keep(self, first: int, stop: int) -> Keep:
+        """What puts the keys and values of some rows, laid end to end, into the cache."""
+        lengths = np.array(self._lengths[first:stop])
+        ends = self._num_prefix + max(self._lengths)
+        rows = np.repeat(np.arange(first, stop), lengths)
+        columns = np.concatenate([np.arange(ends - length, ends) for length in lengths])
+        rows_T, columns_T = self._indices(rows), self._indices(columns)
+        return lambda layer, keys, values: self._cache.fill(layer, rows_T, columns_T, keys, values)
+
+    def _keep_prefix(self, number: int, prefix: Prefix) -> None:
+        """Put a slot's learnt keys and values before its rows."""
+        own = [row for row, slot in enumerate(self.slots) if slot == number]
+        for layer, halves in enumerate(prefix):
+            keys, values = (half[0].transpose(0, 1).repeat(len(own), 1, 1) for half in halves)
+            columns = np.arange(self._num_prefix - len(keys) // len(own), self._num_prefix)
+            rows_T = self._indices(np.repeat(own, len(columns)))
+            columns_T = self._indices(np.tile(columns, len(own)))
+            self._cache.fill(layer, rows_T, columns_T, keys, values)
+
+    def _indices(self, values: NDArray[np.int64]) -> Tensor:
+        return torch.as_tensor(values, device=self._pack.device)
 
     @property
     def are_over(self) -> bool:
         return all(number is None for number in self.numbers)
 
     def next_tokens(self) -> Tensor:
-        """Choose the next token of each row, and take it as the next input."""
+        """Choose the next token of each row."""
         stop = self._is_token_BS.shape[1]
         start = int(self._cache.get_seq_length())
         places = self._places_BW[..., start - self._num_prefix : stop - self._num_prefix]
-        logits_B1V = self._pack.shared(
-            **self._inputs,
-            attention_mask=self._mask(start),
-            position_ids=places,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        chosen_B: Tensor = logits_B1V[:, -1].argmax(-1)
-        self._inputs = {"input_ids": chosen_B[:, None]}
+        with self._pack.rows_of(self.slots):
+            logits_B1V = self._pack.shared(
+                input_ids=self._chosen_B[:, None],
+                attention_mask=self._mask(start),
+                position_ids=places,
+                use_cache=True,
+                **{CACHE: self._cache},
+            ).logits
+        return self._take(logits_B1V[:, -1].argmax(-1))
+
+    def _take(self, chosen_B: Tensor) -> Tensor:
+        """Take the chosen tokens as the next input."""
+        self._chosen_B = chosen_B
         self._is_token_BS = nn.functional.pad(self._is_token_BS, (0, 1), value=True)
         return chosen_B
 
@@ -200,7 +209,7 @@ class _Rows:
         if not kept or len(kept) > (1 - SHRINK_SHARE) * len(self.numbers):
             return
         chosen = torch.tensor(kept, device=self._pack.device)
-        self._inputs = {name: values[chosen] for name, values in self._inputs.items()}
+        self._chosen_B = self._chosen_B[chosen]
         self._is_token_BS = self._is_token_BS[chosen]
         self._context_stop_B = self._context_stop_B[chosen]
         self._places_BW = self._places_BW[chosen]

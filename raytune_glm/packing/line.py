@@ -30,7 +30,8 @@ class Row:
     """Which slot's; rows of a slot stand together."""
     input_ids: Sequence[int]
     labels: Sequence[int] = ()
-    """As long as `input_ids`; empty where no loss is taken."""
+    """As long as `input_ids`, or one longer where the token behind them is asked for, too; empty
+    where none is."""
     num_virtual: int = 0
     """Learnt embeddings that stand in the line before the row's tokens (prompt tuning)."""
     num_prefix: int = 0
@@ -78,7 +79,8 @@ class Line:
                 [np.arange(s, s + row.num_virtual) for s, row in zip(starts, rows, strict=True)]
             )
         )
-        self.segments = _segments(rows, starts)
+        self.segments = _segments(rows, lengths)
+        """The slots' parts of the line."""
         self._label(rows, starts)
         self.buckets = _bucket(rows, lengths, device)
         self._gather(lengths, starts)
@@ -98,18 +100,20 @@ class Line:
     def _label(self, rows: Sequence[Row], starts: npt.NDArray[np.int64]) -> None:
         """Find the places whose next token carries a label."""
         places, targets = [], []
-        self.num_labels: dict[int, int] = {}
-        """Slot -> labelled places of its rows."""
         for start, row in zip(starts, rows, strict=True):
             labels = np.asarray(row.labels, dtype=np.int64)
             carrying = np.flatnonzero(labels[1:] != IGNORED_LABEL)
             places.append(start + row.num_virtual + carrying)
             targets.append(labels[1:][carrying])
-            self.num_labels[row.slot] = self.num_labels.get(row.slot, 0) + len(carrying)
         self.labelled_places = self._tensor(np.concatenate(places))
         """Places whose hidden state predicts a labelled token, [labels]."""
         self.targets = self._tensor(np.concatenate(targets))
         """The labelled tokens, [labels]."""
+        counts = np.array([len(own) for own in places])
+        self.labelled_segments = _segments(rows, counts)
+        """The slots' parts of the labelled places."""
+        self.num_labels = {s.slot: s.stop - s.start for s in self.labelled_segments}
+        """Slot -> labelled places of its rows."""
 
     def _gather(self, lengths: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> None:
         gathered, pads, at = [], [], 0
@@ -136,7 +140,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A slot's part of the line."""
+    """A slot's part of the line, or of some of its places."""
 
     slot: int
     start: int
@@ -145,17 +149,19 @@ class Segment:
     """Places of each of its rows."""
 
 
-def _segments(rows: Sequence[Row], starts: npt.NDArray[np.int64]) -> list[Segment]:
+def _segments(rows: Sequence[Row], lengths: npt.NDArray[np.int64]) -> list[Segment]:
+    """Find the slots' parts, where each row has so many places."""
     found: dict[int, list[int]] = {}
+    stops = np.cumsum(lengths)
     for number, row in enumerate(rows):
         found.setdefault(row.slot, []).append(number)
     segments = []
     for slot, numbers in found.items():
         if numbers != list(range(numbers[0], numbers[-1] + 1)):
             raise ValueError(f"the rows of a slot must stand together, but those of {slot} do not")
-        lengths = tuple(rows[number].length for number in numbers)
-        start = int(starts[numbers[0]])
-        segments.append(Segment(slot=slot, start=start, stop=start + sum(lengths), lengths=lengths))
+        own = tuple(lengths[numbers].tolist())
+        stop = int(stops[numbers[-1]])
+        segments.append(Segment(slot=slot, start=stop - sum(own), stop=stop, lengths=own))
     return segments
 
 

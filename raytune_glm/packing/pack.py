@@ -6,6 +6,7 @@ step it steps alone: its clipping, its learning rate, its AdamW. Read next: `pas
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from raytune_glm.data.collation import collate
 from raytune_glm.models.family import IGNORED_LABEL
 from raytune_glm.models.loss import has_plain_logits, token_losses
-from raytune_glm.packing.attention import LINE_ATTENTION, LinePass, passing
+from raytune_glm.packing.attention import LINE_ATTENTION, Keep, LinePass, passing
 from raytune_glm.packing.copies import Part, SharedCopies
 from raytune_glm.packing.line import Line, Row
 from raytune_glm.packing.linear import SharedLinear, Term
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
     from raytune_glm.config import RunConfig
     from raytune_glm.models.family import Family
+
+TOKENS_A_PASS = 8192
+"""Tokens, all slots together, in a forward pass that nothing is kept of for a backward one."""
 
 DataRow = Mapping[str, Any]
 """An encoded row: `input_ids` and `labels`, and the counts `num_labels` and `length`."""
@@ -56,6 +60,8 @@ class Pack:
         self._pass: SlotPass | RowsPass | None = None
         # Architectures that scale or cap their logits are asked for them themselves.
         self._has_plain_logits = has_plain_logits(base)
+        # Ours leave out of the last layer what no loss is taken of.
+        self._keeps_places = "places_to_keep" in inspect.signature(backbone.forward).parameters
 
     def add(self, number: int, run: RunConfig) -> Slot:
         """Give a trial a slot; the others do not notice."""
@@ -218,50 +224,85 @@ class Pack:
         return np.arange(first, first + slot.num_virtual + len(input_ids)), 0
 
     def _line(self, batches: Mapping[int, Sequence[DataRow]]) -> Line:
-        rows = []
-        for number, batch in batches.items():
-            slot = self.slots[number]
-            for row in batch:
-                positions, context = self.places(number, row["input_ids"])
-                rows.append(
-                    Row(
-                        slot=number,
-                        input_ids=row["input_ids"],
-                        labels=row["labels"],
-                        num_virtual=slot.num_virtual,
-                        num_prefix=slot.num_prefix,
-                        positions=positions,
-                        context=context,
-                    )
-                )
+        rows = [
+            self._row(number, row["input_ids"], row["labels"])
+            for number, batch in batches.items()
+            for row in batch
+        ]
         return Line(rows, self.device)
 
+    def _row(self, number: int, input_ids: Sequence[int], labels: Sequence[int]) -> Row:
+        slot = self.slots[number]
+        positions, context = self.places(number, input_ids)
+        return Row(
+            slot=number,
+            input_ids=input_ids,
+            labels=labels,
+            num_virtual=slot.num_virtual,
+            num_prefix=slot.num_prefix,
+            positions=positions,
+            context=context,
+        )
+
     @contextmanager
-    def _passing(self, line: Line, *, is_training: bool) -> Iterator[SlotPass]:
+    def _passing(
+        self, line: Line, *, is_training: bool, keep: Keep | None = None
+    ) -> Iterator[SlotPass]:
         run = SlotPass(self.slots, line, self.base.dtype, is_training=is_training)
         self._pass = run
         try:
-            with passing(LinePass(line, run.prefixes())):
+            with passing(LinePass(line, run.prefixes(), keep=keep)):
                 yield run
         finally:
             self._pass = None
 
+    def read(self, prompts: Sequence[tuple[int, Sequence[int]]], keep: Keep) -> Tensor:
+        """Pass prompts, and choose the token that follows each, in a block of `evaluating`.
+
+        Args:
+            prompts: The slot and the ids of each; those of a slot stand together.
+            keep: Told each layer's keys and values of the prompts, learnt tokens included, laid
+                end to end.
+
+        Returns:
+            The likeliest ids, [prompts].
+        """
+        rows = [self._row(n, ids, [*([IGNORED_LABEL] * len(ids)), 0]) for n, ids in prompts]
+        with self._passing(Line(rows, self.device), is_training=False, keep=keep) as run:
+            return self._labelled_logits(run).argmax(-1)
+
     def _token_losses(self, run: SlotPass) -> Tensor:
         """The cross entropy of every labelled place, [labels]."""
-        line = run.line
+        if self._has_plain_logits:
+            return token_losses(self._labelled_states(run), run.line.targets, self._head)
+        logits_KV = self._labelled_logits(run)
+        return nn.functional.cross_entropy(logits_KV.float(), run.line.targets, reduction="none")
+
+    def _labelled_logits(self, run: SlotPass) -> Tensor:
+        """The logits at every labelled place, [labels, V]."""
+        if self._has_plain_logits:
+            logits_KV: Tensor = self._head(self._labelled_states(run))
+            return logits_KV
+        outputs = self.shared(**self._inputs(run), logits_to_keep=run.line.labelled_places)
+        return outputs.logits[0]  # type: ignore[no-any-return]
+
+    def _labelled_states(self, run: SlotPass) -> Tensor:
+        """The last hidden states of every labelled place, [labels, H]."""
+        inputs, places = self._inputs(run), run.line.labelled_places
+        if self._keeps_places:
+            inputs["places_to_keep"] = places
+        states_TH: Tensor = self.shared.base_model(**inputs).last_hidden_state[0]
+        return states_TH if self._keeps_places else states_TH[places]
+
+    def _inputs(self, run: SlotPass) -> dict[str, Any]:
         embedded_TH = run.embed(self.shared.get_input_embeddings())
-        inputs = {
+        return {
             "inputs_embeds": embedded_TH[None],
-            "position_ids": line.positions_T[None],
+            "position_ids": run.line.positions_T[None],
             # Those that make their own mask take one of four dimensions as ready, and pass it on.
             "attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=self.device),
             "use_cache": False,
         }
-        if self._has_plain_logits:
-            hidden_TH = self.shared.base_model(**inputs).last_hidden_state[0]
-            return token_losses(hidden_TH[line.labelled_places], line.targets, self._head)
-        logits_KV = self.shared(**inputs, logits_to_keep=line.labelled_places).logits[0]
-        return nn.functional.cross_entropy(logits_KV.float(), line.targets, reduction="none")
 
 
 def _weights_of_labels(line: Line, weights: Mapping[int, float], losses: Tensor) -> Tensor:

@@ -86,29 +86,41 @@ class SlotPass:
         ]
 
     def parts(self, name: str, inputs: Tensor) -> list[Part]:
-        """The places of the line, by the module that each goes through."""
-        del inputs  # the line itself knows them
+        """The places that came, by the module that each goes through."""
         return joined(
             [
                 Part(
                     length=segment.stop - segment.start,
                     copy=self._slots[segment.slot].copies.get(name),
                 )
-                for segment in self.line.segments
+                for segment in self._segments(inputs)
             ]
         )
 
     def terms(self, name: str, inputs: Tensor) -> list[Term]:
-        """The updates of a linear, with the tokens of the line that each acts on."""
+        """The updates of a linear, with the places that came that each acts on."""
         terms = []
-        for segment in self.line.segments:
+        segments = zip(self.line.segments, self._segments(inputs), strict=True)
+        for whole, segment in segments:
             update = self._slots[segment.slot].updates.get(name)
             if update is None:
                 continue
-            drops = self._is_training and update.dropout > 0
-            kept = self._kept(name, segment, inputs, update.dropout) if drops else None
+            kept = None
+            if self._is_training and update.dropout > 0:
+                kept = self._kept(name, whole, inputs, update.dropout)
+                if segment is not whole:
+                    own = self.line.labelled_places[segment.start : segment.stop]
+                    kept = kept[own - whole.start]
             terms.append(Term(update=update, start=segment.start, stop=segment.stop, kept_TI=kept))
         return terms
+
+    def _segments(self, inputs: Tensor) -> list[Segment]:
+        """The slots' parts of what comes to a module: the line, or its labelled places alone."""
+        num_places = inputs.shape[-2]
+        if num_places == self.line.num_tokens:
+            return self.line.segments
+        assert num_places == len(self.line.labelled_places), "a module sees whole lines, or labels"
+        return self.line.labelled_segments
 
     def _kept(self, name: str, segment: Segment, inputs: Tensor, dropout: float) -> Tensor:
         """Draw what dropout keeps, as a solo trial draws it for its padded batch.

@@ -33,11 +33,28 @@ from raytune_glm.score import score_model
 log = logging.getLogger(__name__)
 
 
+HELD_SHARE = 1 / 8
+"""How long a trial that is to answer waits at most for mates that soon are, too, in terms of its
+passes from one evaluation to the next: the answers of many take little more than those of one."""
+
+
 @dataclass(kw_only=True)
 class _Member:
     request: Attach
     trial: SlotTrial
     evaluator: Evaluator
+
+    @property
+    def answers_with_others(self) -> bool:
+        """Whether an evaluation has it give answers, in one batch with other trials."""
+        return self.evaluator.needs_answers and not self.trial.is_alone
+
+    @property
+    def most_held(self) -> int:
+        """Passes that it may wait to be evaluated with others."""
+        if not self.answers_with_others:
+            return 0
+        return int(self.trial.passes_an_evaluation * HELD_SHARE)
 
 
 SPARE = 1.5
@@ -70,6 +87,8 @@ class PackRunner:
         self._tell = tell
         self._waiting: list[Attach] = []
         self._members: dict[Hashable, _Member] = {}
+        self._due: dict[Hashable, int] = {}
+        """Trial that is to be evaluated -> how many passes more it may wait for others."""
         self._loners: set[Hashable] = set()
         """Trials that ran out of memory beside others: each is to have the device for itself."""
         self._base: tuple[str, Base] | None = None
@@ -202,6 +221,7 @@ class PackRunner:
 
     def _remove(self, key: Hashable) -> None:
         member = self._members.pop(key, None)
+        self._due.pop(key, None)
         if member is not None:
             member.trial.leave()
 
@@ -209,9 +229,9 @@ class PackRunner:
         """Train every member on one micro-batch of its own, and evaluate those that are due."""
         assert self._base is not None, "members have a base"
         base = self._base[1]
-        due: list[Hashable] = []
+        self._due = {key: left - 1 for key, left in self._due.items()}
         round_seconds, round_tokens = 0.0, 0
-        num_members = len(self._members)
+        num_members = 0 if self._due else len(self._members)
         for group in self._groups():
             started = time.monotonic()
             batches = {m.trial.number: m.trial.next_rows() for m in group.values()}
@@ -231,20 +251,32 @@ class PackRunner:
             for key, member in group.items():
                 try:
                     if member.trial.passed(losses[member.trial.number], seconds=seconds):
-                        due.append(key)
+                        self._due[key] = member.most_held
                 except Exception as error:
                     self._fail(key, error)
-        if round_tokens and len(self._members) == num_members:
+        if round_tokens and len(self._members) == num_members:  # nobody was held, nobody has left
             self._pacer.took(round_seconds, round_tokens)
-        if due:
-            self._evaluate(base, due)
+        if self._due and not self._is_worth_waiting():
+            self._evaluate(base, list(self._due))
+
+    def _is_worth_waiting(self) -> bool:
+        """Whether another trial will be due while those that are may wait."""
+        left = min(self._due.values())
+        others = [m for key, m in self._members.items() if key not in self._due]
+        return any(
+            other.trial.passes_to_evaluation <= left
+            for other in others
+            if other.answers_with_others
+        )
 
     def _groups(self) -> list[dict[Hashable, _Member]]:
         """The members by the passes that they go through together, those alone each by itself."""
-        shared = [item for item in self._members.items() if not item[1].trial.is_alone]
-        size = self._pacer.size(len(shared))
+        sharing = sum(not member.trial.is_alone for member in self._members.values())
+        size = self._pacer.size(sharing)
+        training = [item for item in self._members.items() if item[0] not in self._due]
+        shared = [item for item in training if not item[1].trial.is_alone]
         groups = [dict(shared[first : first + size]) for first in range(0, len(shared), size)]
-        return groups + [{k: m} for k, m in self._members.items() if m.trial.is_alone]
+        return groups + [{key: member} for key, member in training if member.trial.is_alone]
 
     def _shrink(self, group: dict[Hashable, _Member], error: Exception) -> None:
         """After memory ran out: take the group's steps again, fewer trials at a time."""
@@ -276,6 +308,7 @@ class PackRunner:
 
     def _evaluate(self, base: Base, due: Sequence[Hashable]) -> None:
         members = {key: self._members[key] for key in due}
+        self._due = {key: left for key, left in self._due.items() if key not in members}
         found: dict[int, Evaluation] | None = None
         started = time.monotonic()
         try:

@@ -7,6 +7,7 @@ are the pack's. Read next: `runner`.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,6 +113,24 @@ class SlotTrial:
     def is_alone(self) -> bool:
         """Whether it has passes of its own."""
         return self._slot.is_alone
+
+    @property
+    def passes_a_step(self) -> int:
+        """Passes that an optimizer step takes: micro-batches of a batch."""
+        train = self.run.train
+        return math.ceil(train.batch_size / train.micro_batch_size)
+
+    @property
+    def passes_an_evaluation(self) -> int:
+        """Passes from one evaluation to the next."""
+        every = self.run.train.eval_every_steps or self.total_steps
+        return self.passes_a_step * min(every, self.total_steps)
+
+    @property
+    def passes_to_evaluation(self) -> int:
+        """Passes until the next evaluation."""
+        of_this_step = len(self._waiting) or self.passes_a_step
+        return of_this_step + (self._book.steps_to_evaluation - 1) * self.passes_a_step
 
     def next_rows(self) -> Sequence[DataRow]:
         """Give the rows of the next pass: a micro-batch of the step that is going on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+import raytune_glm.packing.cache
+import raytune_glm.packing.generation
 from raytune_glm.data.collation import collate
 from raytune_glm.errors import NonFiniteLossError
 from raytune_glm.models import inspect_folder, load_model
@@ -284,7 +287,10 @@ def test_updates_stay_on_their_own_rows_behind_a_trial_that_has_copies(
     ],
 )
 def test_answers_of_trials_together_are_those_of_each_alone(
-    bases: dict[str, Base], architecture: str, methods: list[dict[str, Any]]
+    bases: dict[str, Base],
+    architecture: str,
+    methods: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What each has learnt, of whatever kind, acts on its own rows of one batch."""
     base = bases[architecture]
@@ -296,18 +302,13 @@ def test_answers_of_trials_together_are_those_of_each_alone(
     for _ in range(20):
         train_pass(pack, trials)
     ends = GMASK_SOP if architecture == "chatglm" else []
-    prompts = {trial.number: [[5, 6, 7, 8, *ends], [9, 10, *ends]] for trial in trials}
-    found = generate_together(pack, prompts, stops=[2], max_new_tokens=12, pad_token_id=0)
+    prompts = [[5, 6, 7, 8, *ends], [9, 10, *ends]]
+    found = _assert_answers_as_alone(pack, trials, prompts)
     assert len({str(answers) for answers in found.values()}) == len(trials)
-    for trial in trials:
-        model: Any = trial.slot.model.eval()
-        for prompt, answer in zip(prompts[trial.number], found[trial.number], strict=True):
-            ids = list(prompt)
-            for token in answer:
-                with torch.inference_mode():
-                    logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits
-                assert token == int(logits[0, -1].argmax())
-                ids.append(token)
+    # A prompt a pass, and room for one token more at a time.
+    monkeypatch.setattr(raytune_glm.packing.generation, "TOKENS_A_PASS", 4)
+    monkeypatch.setattr(raytune_glm.packing.cache, "_ROOM", 1)
+    assert _assert_answers_as_alone(pack, trials, prompts) == found
 
 
 def test_a_slot_goes_on_from_what_it_saved(bases: dict[str, Base], tmp_path: Path) -> None:
@@ -371,16 +372,21 @@ def test_trials_on_a_base_of_fewer_bits_follow_their_solo_curves(
         assert found == pytest.approx(float(expected), rel=tolerance)
 
 
-def test_a_model_that_scales_its_logits_learns_what_it_learns_alone(
-    bases: dict[str, Base], tmp_path: Path
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # Its logits are not its output layer's alone.
+        {"model_type": "cohere", "logit_scale": 0.25},
+        # Its tokens see three tokens and not all that are before them.
+        {"model_type": "mistral", "sliding_window": 3},
+    ],
+    ids=lambda settings: settings["model_type"],
+)
+def test_models_of_other_kinds_learn_and_answer_as_they_do_alone(
+    settings: dict[str, Any], bases: dict[str, Base], tmp_path: Path
 ) -> None:
-    """Cohere's logits are not its output layer's alone."""
-    settings = {
-        **json.loads((bases["llama"].folder / "config.json").read_text()),
-        "model_type": "cohere",
-        "logit_scale": 0.25,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(settings))
+    config = json.loads((bases["llama"].folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **settings}))
     (tmp_path / "tokenizer.json").write_text("{}")  # which nothing here reads
     torch.manual_seed(1)
     load_model(tmp_path, random_weights=True).save_pretrained(tmp_path)
@@ -393,3 +399,22 @@ def test_a_model_that_scales_its_logits_learns_what_it_learns_alone(
         train_pass(pack, trials)
     for trial in trials:
         _assert_as_alone(base, trial)
+    _assert_answers_as_alone(pack, trials, [[5, 6, 7, 8, 9, 10, 11], [9, 10]])
+
+
+def _assert_answers_as_alone(
+    pack: Pack, trials: Sequence[Packed], prompts: Sequence[list[int]]
+) -> dict[int, list[list[int]]]:
+    """Answer together, and hold each token to the trial's own model without a cache."""
+    asked = {trial.number: prompts for trial in trials}
+    found = generate_together(pack, asked, stops=[2], max_new_tokens=12, pad_token_id=0)
+    for trial in trials:
+        model: Any = trial.slot.model.eval()
+        for prompt, answer in zip(prompts, found[trial.number], strict=True):
+            ids = list(prompt)
+            for token in answer:
+                with torch.inference_mode():
+                    logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits
+                assert token == int(logits[0, -1].argmax())
+                ids.append(token)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import Client
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+import raytune_glm.packing.runner
 from raytune_glm import ladder
 from raytune_glm.checkpoint import best_adapter
 from raytune_glm.config import RunConfig
+from raytune_glm.packing.evaluation import evaluate_together
 from raytune_glm.packing.messages import Attach, Close, Leave
 from raytune_glm.packing.pack import Pack
 from raytune_glm.packing.runner import PackRunner
@@ -263,6 +266,71 @@ def test_trials_that_are_evaluated_together_tell_each_others_scores(tmp_path: Pa
         for name, own in told.items():
             mates = {mate: score for mate, score in scores.items() if mate != name}
             assert own[step]["beside"] == mates
+
+
+@pytest.mark.parametrize(
+    ("metric", "steps_of_the_other", "evaluated"),
+    [
+        ("triple_f1", 9, [2]),  # a pass more, and answers to give: worth the wait
+        ("triple_f1", 11, [1, 1]),  # more than an eighth of the passes from one to the next
+        ("eval_loss", 9, [1, 1]),  # nothing to be gained
+    ],
+)
+def test_trials_that_are_to_answer_wait_for_mates_that_soon_are_too(
+    metric: str,
+    steps_of_the_other: int,
+    evaluated: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    together: list[int] = []
+
+    def counted(pack: Pack, evaluators: Any, **settings: Any) -> Any:
+        together.append(len(evaluators))
+        return evaluate_together(pack, evaluators, **settings)
+
+    monkeypatch.setattr(raytune_glm.packing.runner, "evaluate_together", counted)
+    runner = PackRunner(torch.device("cpu"), pack_size=2)
+    left = {"0000", "0001"}
+
+    def attach(name: str, steps: int) -> None:
+        def report(report: dict[str, Any]) -> None:
+            if "over" in report:
+                left.remove(name)
+            if not left:
+                runner.inbox.put(Close())
+
+        train = {**BASE["train"], "max_steps": steps, "eval_every_steps": steps, "batch_size": 2}
+        runner.inbox.put(
+            Attach(
+                key=name,
+                run=RunConfig.model_validate({**BASE, "train": train}),
+                folder=tmp_path / name,
+                metric=metric,
+                data_cache=tmp_path / "data",
+                report=report,
+            )
+        )
+
+    attach("0000", 8)
+    attach("0001", steps_of_the_other)
+    runner.run()
+    assert together == evaluated
+
+
+def test_a_trial_that_leaves_while_it_waits_to_answer_keeps_nobody(tmp_path: Path) -> None:
+    host = Host(tmp_path, pack_size=2)
+    train = {"train.batch_size": 2, "train.eval_every_steps": 160, "train.max_steps": 160}
+    waiting = host.attach("waiting", train, metric="triple_f1")
+    later = {**train, "train.eval_every_steps": 178, "train.max_steps": 178}
+    told = host.attach("later", later, metric="triple_f1")
+    log = host.folder("waiting") / "train.jsonl"
+    while not log.exists() or '"step": 160' not in log.read_text():
+        time.sleep(0.01)
+    assert not waiting.poll()  # it has taken all its steps, and waits for the other
+    host.dismiss(host.visits["waiting"])
+    assert [report["step"] for report in reports(told, 1)] == [178]
+    host.close()
 
 
 def test_a_trial_that_had_come_to_its_end_trains_no_further(tmp_path: Path) -> None:
