@@ -173,6 +173,11 @@ def test_check_tells_where_rows_are_and_which_of_the_files_stay_beside_the_users
     [
         ("run.execution=auto", "packed, trials share one base a device, and its passes"),
         (
+            "search.space.train.packing={choice: [true, false]}",
+            "packed, trials share one base a device, and its passes; by turns with trials that "
+            "have workers of their own, for train.packing=True",
+        ),
+        (
             "run.execution=solo",
             "solo, each trial with workers of its own, since run.execution=solo asks for it",
         ),

@@ -11,8 +11,8 @@ from raytune_glm.config.load import (
     load_sweep,
     parse_run,
     run_of,
-    trial_file,
     trial_run,
+    write_trial_file,
 )
 from raytune_glm.config.tree import RunConfig, SweepConfig
 
@@ -23,6 +23,6 @@ __all__ = [
     "load_sweep",
     "parse_run",
     "run_of",
-    "trial_file",
     "trial_run",
+    "write_trial_file",
 ]

@@ -60,6 +60,9 @@ class Plan:
     """How trials take up devices: as the user chose, or as all of them can."""
     obstacle: str | None
     """The setting that keeps some trial from more than that; None: nothing does."""
+    off_hosts: str | None
+    """The setting for which some trials have workers of their own where others are on hosts; None:
+    all trials are alike in that."""
     remarks: tuple[str, ...]
     """What is no fault, and what the user may not have meant."""
 
@@ -99,7 +102,7 @@ def check_run(run: SweepConfig) -> Plan:
         ModelError: As `check_sweep`.
         DataError: As `check_sweep`.
     """
-    return replace(_check(run, check_dev_of_run), execution="solo", obstacle=None)
+    return replace(_check(run, check_dev_of_run), execution="solo", obstacle=None, off_hosts=None)
 
 
 def _check(sweep: SweepConfig, *own_checks: Callable[[SweepConfig], None]) -> Plan:
@@ -133,7 +136,7 @@ def _check(sweep: SweepConfig, *own_checks: Callable[[SweepConfig], None]) -> Pl
         _attempt(faults, lambda: check_limits(sweep.search, runs, model))
     if faults:
         _refuse(faults)
-    execution, obstacle = _execution(sweep, runs)
+    execution, obstacle, off_hosts = _execution(sweep, runs)
     return Plan(
         model=model,
         rows=rows,
@@ -144,6 +147,7 @@ def _check(sweep: SweepConfig, *own_checks: Callable[[SweepConfig], None]) -> Pl
         compiled_ops=frozenset(op for run in runs for op in run.deepspeed.compiled_ops),
         execution=execution,
         obstacle=obstacle,
+        off_hosts=off_hosts,
         remarks=(*survey.remarks, *remark_silent_rows(sweep, survey)),
     )
 
@@ -197,15 +201,19 @@ def _check_execution(run: RunConfig) -> None:
         )
 
 
-def _execution(sweep: SweepConfig, runs: list[RunConfig]) -> tuple[Execution, str | None]:
-    """How trials take up devices, and the setting that keeps some of them from sharing passes."""
+def _execution(
+    sweep: SweepConfig, runs: list[RunConfig]
+) -> tuple[Execution, str | None, str | None]:
+    """Give `execution`, `obstacle` and `off_hosts` of a plan."""
     off_hosts = [found for run in runs if (found := hosting_obstacle(run)) is not None]
-    alone = [found for run in runs if (found := packing_obstacle(run)) is not None]
-    if off_hosts or sweep.run.execution == "solo":
-        return "solo", off_hosts[0] if off_hosts else None
-    if not alone:
-        return "packed", None
-    return "mixed" if len(alone) < len(runs) else "hosted", alone[0]
+    if sweep.run.execution == "solo" or len(off_hosts) == len(runs):
+        return "solo", off_hosts[0] if off_hosts else None, None
+    on_hosts = [run for run in runs if hosting_obstacle(run) is None]
+    alone = [found for run in on_hosts if (found := packing_obstacle(run)) is not None]
+    kind: Execution = "packed"
+    if alone:
+        kind = "mixed" if len(alone) < len(on_hosts) else "hosted"
+    return kind, alone[0] if alone else None, off_hosts[0] if off_hosts else None
 
 
 def _check_joining(run: RunConfig, model: Checkpoint) -> None:

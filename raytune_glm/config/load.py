@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from raytune_glm import files
 from raytune_glm.config.faults import validate
 from raytune_glm.config.overrides import apply, set_path
 from raytune_glm.config.paths import check_nulls
@@ -189,18 +190,19 @@ def trial_run(base: RunConfig, overrides: Overrides) -> RunConfig:
     return _with_absolute_paths(validate(RunConfig, tree, source="the trial"))
 
 
-def trial_file(run: RunConfig, *, trial: str, metric: str) -> str:
-    """Write a trial as the text of a run file, with results of its own.
+def write_trial_file(run: RunConfig, folder: Path, *, metric: str) -> None:
+    """Write a trial as a run file, with results of its own, into its folder.
 
     Args:
         run: The trial.
-        trial: Name of its folder.
+        folder: Its folder.
         metric: What the sweep optimizes.
     """
     tree = run.model_dump(mode="json")
-    tree["run"]["name"] = f"{run.run.name}-{trial}"
+    tree["run"]["name"] = f"{run.run.name}-{folder.name}"
     tree["search"] = {"metric": metric}
-    return yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)
+    text = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)
+    files.write_text(folder / "config.yaml", text)
 
 
 def _with_absolute_paths(config: Run) -> Run:

@@ -22,8 +22,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
-from raytune_glm import files
-from raytune_glm.config import RunConfig, trial_file, trial_run
+from raytune_glm.config import RunConfig, trial_run, write_trial_file
 from raytune_glm.endings import ending_by
 from raytune_glm.packing.messages import Attach, Close, Leave, Score
 from raytune_glm.packing.runner import PackRunner
@@ -129,8 +128,7 @@ class _Talk:
 def _attach_of(visit: str, asked: dict[str, Any], visits: Visits) -> Attach:
     run = trial_run(RunConfig.model_validate(asked["base"]), asked["overrides"])
     folder = Path(asked["folder"])
-    text = trial_file(run, trial=folder.name, metric=asked["metric"])
-    files.write_text(folder / "config.yaml", text)
+    write_trial_file(run, folder, metric=asked["metric"])
     return Attach(
         key=visit,
         run=run,

@@ -158,7 +158,8 @@ def _arithmetic(sweep: SweepConfig, plan: Plan, *, of: str) -> Iterator[Line]:
     yield "steps", f"{_span(plan.steps)}{of}"
     if plan.execution != "solo":
         yield "resources", "each pack host all CPUs of its node, or a GPU and its share of them"
-        return
+        if plan.off_hosts is None:
+            return
     gpus = f" and {run.gpus_per_worker:g} GPU" if run.gpus_per_worker else ""
     if run.gpus_per_worker is None:
         gpus = " and a GPU where there is one"
@@ -190,12 +191,15 @@ def _execution(sweep: SweepConfig, plan: Plan) -> str:
     needs = "" if plan.obstacle is None else f", since {plan.obstacle} needs them"
     if sweep.run.execution == "solo":
         needs = ", since run.execution=solo asks for it"
-    return {
+    told = {
         "packed": "packed, trials share one base a device, and its passes",
         "mixed": f"mixed, trials share one base a device, and some share its passes{why}",
         "hosted": f"hosted, a base that stays loaded, a pass for each trial{why}",
         "solo": f"solo, each trial with workers of its own{needs}",
     }[plan.execution]
+    if plan.off_hosts is None:
+        return told
+    return f"{told}; by turns with trials that have workers of their own, for {plan.off_hosts}"
 
 
 def _span(ends: tuple[int, int]) -> str:

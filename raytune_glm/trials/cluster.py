@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raytune_glm.config import RunConfig, SweepConfig
@@ -39,6 +39,8 @@ class PackPlacement:
     """Most trials on one host."""
     is_forced: bool
     """Whether so many share a pass whatever is measured."""
+    leave_devices: bool = False
+    """Whether hosts close for trials that need workers of their own, and come back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +70,20 @@ class Placement:
         )
 
 
-def place(sweep: SweepConfig, *, precisions: Collection[str], execution: Execution) -> Placement:
+def place(
+    sweep: SweepConfig,
+    *,
+    precisions: Collection[str],
+    execution: Execution,
+    leave_devices: bool = False,
+) -> Placement:
     """Work out how many trials can run at a time on the cluster that is connected.
 
     Args:
         sweep: The sweep.
         precisions: Every precision that a trial may have.
         execution: Whether, and how, trials share hosts.
+        leave_devices: Whether hosts are to make room for trials that need workers of their own.
 
     Raises:
         ResourceError: Not even one trial fits, or its precision needs a device that is not there.
@@ -91,7 +100,10 @@ def place(sweep: SweepConfig, *, precisions: Collection[str], execution: Executi
     fitting = max_concurrent_trials(nodes, per_worker=per_worker, num_workers=sweep.run.num_workers)
     packs = None
     if execution != "solo":
-        packs = _place_packs(sweep, nodes, per_worker=per_worker, execution=execution)
+        packs = replace(
+            _place_packs(sweep, nodes, per_worker=per_worker, execution=execution),
+            leave_devices=leave_devices,
+        )
         fitting = min(len(packs.per_host) * packs.pack_size, sweep.search.num_trials)
     return Placement(
         per_worker=per_worker,
@@ -287,6 +299,19 @@ def worker_resources(run: RunConfig, cluster: Mapping[str, float]) -> dict[str, 
     return {**resources, "GPU": gpus} if gpus else resources
 
 
+def num_places(nodes: Iterable[Mapping[str, float]], *, per_worker: Mapping[str, float]) -> int:
+    """How many workers can be there at the same time, whole ones, each on one node.
+
+    Args:
+        nodes: Resources of each living node.
+        per_worker: What one worker takes.
+    """
+    return sum(
+        min(_places(name, node.get(name, 0.0), amount) for name, amount in per_worker.items())
+        for node in nodes
+    )
+
+
 def _places(name: str, available: float, amount: float) -> int:
     """How many workers a node's amount of one resource is enough for."""
     if name == "GPU" and amount < 1:  # a worker's share of a GPU is of one GPU
@@ -311,10 +336,7 @@ def max_concurrent_trials(
         ResourceError: Not even one trial fits.
     """
     nodes = list(nodes)
-    places = sum(
-        min(_places(name, node.get(name, 0.0), amount) for name, amount in per_worker.items())
-        for node in nodes
-    )
+    places = num_places(nodes, per_worker=per_worker)
     if places < num_workers:
         need = " + ".join(f"{amount:g} {name}" for name, amount in per_worker.items())
         have = ", ".join(

@@ -10,11 +10,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raytune_glm import files
+from raytune_glm import files, memory
 from raytune_glm.config import RunConfig
 from raytune_glm.environment import uncollected, without
 from raytune_glm.processes import ProcessMark
+from raytune_glm.trials.occupancy import wait_for_former_workers
 from raytune_glm.trials.pacing import pace_file
+from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.trainable import hide_unreserved_gpus, log_to
 
 if TYPE_CHECKING:
@@ -77,6 +79,9 @@ def serve(config: dict[str, Any]) -> None:
     log_to(door.with_suffix(".log"))
     files.write_json(door, {"pid": os.getpid()})
 
+    if config["follows"]:
+        _await_empty_device(config)
+
     run = RunConfig.model_validate(config["run"])
     with uncollected():
         _import_peft(run)
@@ -103,6 +108,14 @@ def serve(config: dict[str, Any]) -> None:
     finally:
         server.close()
         door.unlink(missing_ok=True)
+
+
+def _await_empty_device(config: dict[str, Any]) -> None:
+    """Wait until the workers that had the device in the meantime are gone, and their memory."""
+    results = ResultsFolder(Path(config["results"]))
+    wait_for_former_workers(results, trial="", attempt="")
+    if config["resources"].get("GPU", 0) == 1:
+        memory.wait_for_free_gpu()
 
 
 def _import_peft(run: RunConfig) -> None:

@@ -3,11 +3,13 @@
     results/<name>/ray/hosts/
       0.json   the host's address      0.log   what it had to say      0.pace.json   measured
       0.controller.json   which process starts it again, once it has died
+      0003-5.turn.json    what a trial that had to wait is to do now
 
 A host whose process dies is started again, and its trials wait for it. Where its node is gone with
-it, they go on with another host at once, from their last checkpoints.
+it, they go on with another host at once, from their last checkpoints. Hosts leave their devices to
+trials that need workers of their own, and come back.
 
-Read next: `host`, `packed`.
+Read next: `turns`, `host`, `packed`.
 """
 
 from __future__ import annotations
@@ -18,21 +20,27 @@ import os
 import secrets
 import threading
 import time
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from raytune_glm import files
-from raytune_glm.config import SweepConfig, run_of
+from raytune_glm.config import RunConfig, SweepConfig, run_of, trial_run
+from raytune_glm.config.execution import hosting_obstacle
 from raytune_glm.processes import ProcessMark
-from raytune_glm.trials.cluster import Placement
-from raytune_glm.trials.doors import RETRY_SECONDS, HostGoneError, connect
+from raytune_glm.trials.cluster import Placement, num_places
+from raytune_glm.trials.doors import (
+    PATIENCE_SECONDS,
+    RETRY_SECONDS,
+    HostGoneError,
+    connect,
+)
 from raytune_glm.trials.host import controller_mark, host_trainer, serve
-from raytune_glm.trials.pacing import HostWatch, pace_file
+from raytune_glm.trials.pacing import HostWatch
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import ResultsFolder
+from raytune_glm.trials.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +60,11 @@ CLOSING_SECONDS = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class _Visit:
-    host: int
+    """A trial's stay: on a host, or on devices that hosts have left."""
+
     name: str
+    host: int | None = None
+    """The host; none: it waits for its turn, or has workers of its own."""
 
 
 class Hosts:
@@ -64,31 +75,45 @@ class Hosts:
         self._run = run_of(sweep)
         self._results = results
         assert placement.packs is not None, "only packed sweeps have hosts"
+        self._placement = placement
         self._packs = placement.packs
         self._folder = results.root / "ray" / "hosts"
         self._key = secrets.token_bytes(32)
         self._visits: dict[str, _Visit] = {}
         self._visit_numbers = itertools.count()
-        self._threads: list[threading.Thread] = []
+        self._starts = itertools.count()
+        self._threads: dict[int, threading.Thread] = {}
+        self._turns = Turns(
+            len(self._packs.per_host),
+            room_on=self._room_on,
+            seat=self._seat,
+            send_off=self._send_off,
+            close=self._leave_device,
+            open_again=self._come_back,
+        )
+        self._news: list[tuple[int, str, str]] = []
 
     def start(self) -> None:
         """Start the hosts; trials may attach at once, and wait for them."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for name, value in _RAY_TRAIN_SETTINGS.items():
             os.environ.setdefault(name, value)
+        for left in self._folder.glob("*.json"):
+            left.unlink()
         for number in range(len(self._packs.per_host)):
-            self._door(number).unlink(missing_ok=True)
-            pace_file(self._door(number)).unlink(missing_ok=True)
-            self._controller_file(number).unlink(missing_ok=True)
-            thread = threading.Thread(target=self._keep, args=(number,), name=f"pack-host-{number}")
-            thread.daemon = True
-            thread.start()
-            self._threads.append(thread)
+            self._start(number)
+
+    def _start(self, number: int) -> None:
+        before = self._threads.get(number)
+        self._threads[number] = threading.Thread(
+            target=self._keep, args=(number, before), name=f"pack-host-{number}", daemon=True
+        )
+        self._threads[number].start()
 
     def await_processes(self) -> None:
         """Wait a while for the hosts' processes, which would share their cores with the trials'."""
         give_up_at = time.monotonic() + HEAD_START_SECONDS
-        doors = [self._door(number) for number in range(len(self._threads))]
+        doors = [self._door(number) for number in self._threads]
         while not all(door.exists() for door in doors) and time.monotonic() < give_up_at:
             time.sleep(RETRY_SECONDS)
 
@@ -98,10 +123,20 @@ class Hosts:
     def _controller_file(self, number: int) -> Path:
         return self._folder / f"{number}.controller.json"
 
-    def _keep(self, number: int) -> None:
-        """Run one host under Ray Train, which starts it again where its process dies."""
+    def _turn_file(self, visit: str) -> Path:
+        return self._folder / f"{visit}.turn.json"
+
+    def _keep(self, number: int, before: threading.Thread | None) -> None:
+        """Run one host under Ray Train, which starts it again where its process dies.
+
+        Args:
+            number: The host.
+            before: What ran it before it left its device.
+        """
         import ray.train
 
+        if before is not None:
+            before.join()
         resources = self._packs.per_host[number]
         try:
             host_trainer()(
@@ -114,6 +149,8 @@ class Hosts:
                     "pack_size": self._packs.pack_size,
                     "is_forced": self._packs.is_forced,
                     "data_cache": str(self._results.data),
+                    "results": str(self._results.root),
+                    "follows": before is not None,
                 },
                 scaling_config=ray.train.ScalingConfig(
                     num_workers=1,
@@ -121,7 +158,7 @@ class Hosts:
                     resources_per_worker=resources,
                 ),
                 run_config=ray.train.RunConfig(
-                    name=f"pack-host-{number}",
+                    name=f"pack-host-{next(self._starts)}",
                     storage_path=str(self._results.root / "ray"),
                     failure_config=ray.train.FailureConfig(max_failures=self._run.run.max_failures),
                     callbacks=[controller_mark(self._controller_file(number))],  # type: ignore[list-item]  # Ray's own
@@ -136,24 +173,75 @@ class Hosts:
     def watch(self, progress: Progress) -> HostWatch:
         """Give what tells of the hosts' measurements while Ray Tune runs."""
         return HostWatch(
-            self._results, self._packs, progress, folder=self._folder, look_after=self.look_after
+            self._results,
+            self._packs,
+            progress,
+            folder=self._folder,
+            look_after=self.look_after,
+            news=self.news,
         )
 
     def attachment(self, trial_id: str, attach: dict[str, Any]) -> dict[str, Any]:
-        """Choose the host of a trial, the least busy one; give the trial's configuration."""
-        number = self._least_busy(self._in_service() or range(len(self._packs.per_host)))
-        visit = _Visit(host=number, name=f"{trial_id}-{next(self._visit_numbers)}")
-        self._visits[trial_id] = visit
-        return {
-            "door": str(self._door(number)),
-            "key": self._key,
-            "attach": attach,
-            "visit": visit.name,
-        }
+        """Have a trial wait for its turn, or give it the least busy host.
 
-    def _least_busy(self, numbers: Collection[int]) -> int:
-        busy = Counter(visit.host for visit in self._visits.values())
-        return min(numbers, key=lambda host: busy[host])
+        Args:
+            trial_id: The trial.
+            attach: What `packing.server` and `trainable.train_down_the_ladder` take.
+
+        Returns:
+            What `packed.PackedTrial` takes, but for `from_step`.
+        """
+        for number in set(range(len(self._packs.per_host))).difference(self._in_service()):
+            self._turns.lose(number)
+        visit = f"{trial_id}-{next(self._visit_numbers)}"
+        self._visits[trial_id] = _Visit(name=visit)
+        self._turns.arrive(trial_id, needs_workers=self._needs_workers(attach))
+        given = {"key": self._key, "attach": attach, "visit": visit}
+        host = self._visits[trial_id].host
+        if host is None:
+            return {**given, "turn": str(self._turn_file(visit))}
+        return {**given, "door": str(self._door(host))}
+
+    def _needs_workers(self, attach: dict[str, Any]) -> bool:
+        if not self._packs.leave_devices:
+            return False
+        run = RunConfig.model_validate(attach["base"])
+        return hosting_obstacle(trial_run(run, attach["overrides"])) is not None
+
+    def _room_on(self, numbers: Collection[int]) -> int:
+        """How many trials can have workers of their own on the devices of some hosts."""
+        places = num_places(
+            (self._packs.per_host[number] for number in numbers),
+            per_worker=self._placement.per_worker,
+        )
+        return places // self._run.run.num_workers
+
+    def _seat(self, trial_id: str, number: int) -> None:
+        visit = self._visits[trial_id] = replace(self._visits[trial_id], host=number)
+        if self._packs.leave_devices:
+            files.write_json(self._turn_file(visit.name), {"door": str(self._door(number))})
+
+    def _send_off(self, trial_id: str) -> None:
+        files.write_json(self._turn_file(self._visits[trial_id].name), {"start_workers": True})
+
+    def _leave_device(self, number: int) -> None:
+        """Have a host close once it is up; workers that follow wait until Ray has its device."""
+        self._news.append((number, "left", "its device to trials with workers of their own"))
+        threading.Thread(
+            target=self._tell, args=(number, {"close": True}, PATIENCE_SECONDS), daemon=True
+        ).start()
+
+    def _come_back(self, number: int) -> None:
+        self._news.append((number, "back", "on its device"))
+        self._start(number)
+
+    def call_off(self, trial_id: str) -> bool:
+        """End a trial that waits for its turn; say whether it did, and so will end at once."""
+        if not self._turns.is_waiting(trial_id):
+            return False
+        self._turns.leave(trial_id)
+        files.write_json(self._turn_file(self._visits[trial_id].name), {"over": True})
+        return True
 
     def _in_service(self) -> list[int]:
         """The hosts that serve trials, or are coming up to."""
@@ -175,30 +263,45 @@ class Hosts:
         import ray
 
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        here = self._in_service()
+        here = self._turns.serving.intersection(self._in_service())
         gone = [host for host in here if self._seen(host).get("node", "") not in {"", *alive}]
         others = [host for host in here if host not in gone]
         found = {}
         for host in gone if others else ():
-            other = self._least_busy(others)
+            other = self._turns.least_busy(others)
             files.write_json(self._door(host), {"moved": str(self._door(other))})
             moved = [trial for trial, visit in self._visits.items() if visit.host == host]
             for trial in moved:
                 self._visits[trial] = replace(self._visits[trial], host=other)
+            self._turns.lose(host, other=other)
             found[host] = f"with its node; {len(moved)} trial(s) go on with host {other}"
         return found
 
-    def release(self, trial_id: str) -> None:
-        """Take the slot of a trial that is over or set aside: its process may hold on to it."""
-        visit = self._visits.pop(trial_id)
-        self._tell(visit.host, {"dismiss": visit.name})
+    def news(self) -> list[tuple[int, str, str]]:
+        """Host, what it did, and what that is about, of the hosts that left or came back since."""
+        news, self._news = self._news, []
+        return news
 
-    def _tell(self, number: int, message: dict[str, Any]) -> None:
+    def release(self, trial_id: str) -> None:
+        """Take the place of a trial that is over or set aside: its process may hold on to it."""
+        visit = self._visits.pop(trial_id)
+        if visit.host is None:
+            files.write_json(self._turn_file(visit.name), {"over": True})
+        else:
+            self._tell(visit.host, {"dismiss": visit.name})
+        self._turns.leave(trial_id)
+
+    def _tell(self, number: int, message: dict[str, Any], patience: float = 0) -> None:
         try:
-            with connect(self._door(number), self._key, patience=0) as connection:
+            with connect(self._door(number), self._key, patience=patience) as connection:
                 connection.send(message)
         except (ConnectionError, HostGoneError):
             log.warning("pack host %d was not there to be told %s", number, message)
+
+    @property
+    def can_score(self) -> bool:
+        """Whether a host is up, or coming up."""
+        return bool(self._turns.serving)
 
     def score(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Have a host score a saved adapter.
@@ -212,7 +315,7 @@ class Hosts:
         Raises:
             RuntimeError: It could not.
         """
-        with connect(self._door(0), self._key) as connection:
+        with connect(self._door(min(self._turns.serving)), self._key) as connection:
             connection.send({"score": asked})
             answer = connection.recv()
         if "error" in answer:
@@ -222,9 +325,9 @@ class Hosts:
 
     def close(self) -> None:
         """Send the hosts home."""
-        for number in range(len(self._threads)):
+        for number in self._turns.serving.intersection(self._threads):
             self._tell(number, {"close": True})
-        for number, thread in enumerate(self._threads):
+        for number, thread in self._threads.items():
             thread.join(0 if "moved" in self._seen(number) else CLOSING_SECONDS)
             if thread.is_alive():
                 self._give_up(number)

@@ -40,6 +40,7 @@ class HostWatch(Callback):
         *,
         folder: Path,
         look_after: Callable[[], dict[int, str]],
+        news: Callable[[], list[tuple[int, str, str]]],
     ) -> None:
         """Watch the hosts whose doors are in `folder`.
 
@@ -49,7 +50,10 @@ class HostWatch(Callback):
             progress: Where to tell of it.
             folder: Where the hosts write.
             look_after: Finds hosts that are gone, and says what became of their trials.
+            news: Tells which hosts have left or come back to their devices since: host, what it
+                did, and the rest of the line.
         """
+        self._news = news
         self._look_after = look_after
         self._results = results
         self._packs = packs
@@ -65,6 +69,8 @@ class HostWatch(Callback):
             self._look()
             for number, what in self._look_after().items():
                 self._progress.lost(number, what)
+            for number, what, rest in self._news():
+                self._progress.turned(number, what, rest)
 
     def _look(self) -> None:
         for number in range(len(self._packs.per_host)):

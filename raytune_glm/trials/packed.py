@@ -2,14 +2,17 @@
 
 It imports neither torch nor much of this project; the host does the work. Where its host dies,
 it waits for the host that comes in its place, and its trial goes on from its last checkpoint there.
-Read next: `doors`, `hosts`.
+A trial that no host can take waits for devices that hosts have left, and has its own workers there.
+Read next: `doors`, `hosts`, `apart`.
 """
 
 from __future__ import annotations
 
+import json
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -22,33 +25,48 @@ if ray._private.worker.global_worker.mode == ray.WORKER_MODE:
 with uncollected():
     from ray import tune
 
-from raytune_glm.trials.doors import connect
+from raytune_glm.trials.doors import RETRY_SECONDS, connect
+
+if TYPE_CHECKING:
+    from raytune_glm.trials.apart import OwnWorkers
 
 
 class PackedTrial(tune.Trainable):
     """Attaches to a pack host, and gives Ray Tune one report a step."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Attach a trial.
+        """Attach a trial, or have it wait for its turn.
 
         Args:
-            config: `door`, `key`, `attach` and `visit` (see `packing.server`), and `from_step`, at
-                which a copy of another trial began, else 0.
+            config: `key`, `attach` and `visit` (see `packing.server`); `door`, or else `turn`, a
+                file that will hold one, or what else to do; and `from_step`, at which a copy of
+                another trial began, else 0.
         """
         self._connection: Connection | None = None
-        self._attach(config)
+        self._door: str | None = None
+        self._workers: OwnWorkers | None = None
+        self._begin(config)
 
-    def _attach(self, config: dict[str, Any]) -> None:
+    def _begin(self, config: dict[str, Any]) -> None:
         self._asked = config
         # A copy of another trial repeats that one's reports, which are not its own.
         self._last_step = config["from_step"]
+        if "door" in config:
+            self._attach(config["door"])
+        self._must_wait = "door" not in config
+
+    def _attach(self, door: str) -> None:
+        if door != self._door:
+            self._hang_up()
+        self._door = door
         self._send_attach()
 
     def _send_attach(self) -> None:
+        assert self._door is not None, "`_attach` sets it"
         while True:
             try:
                 if self._connection is None:
-                    self._connection = connect(Path(self._asked["door"]), self._asked["key"])
+                    self._connection = connect(Path(self._door), self._asked["key"])
                 self._connection.send(
                     {"attach": self._asked["attach"], "visit": self._asked["visit"]}
                 )
@@ -60,17 +78,12 @@ class PackedTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Wait for the next report and give it, `done` with the last one."""
+        if self._must_wait:
+            if not self._take_turn():
+                return {"done": True}
+            self._must_wait = False
         while True:
-            assert self._connection is not None, "`setup` connects"
-            try:
-                message = self._connection.recv()
-            except (EOFError, OSError):
-                self._connection = None
-                self._send_attach()
-                continue
-            if message["visit"] != self._asked["visit"]:
-                continue  # told of the trial before this one, after it was stopped
-            report: dict[str, Any] = message["report"]
+            report = self._next_report()
             if "retry" in report:
                 return report
             if "over" in report:  # it had told all else before: a copy of a trial at its end
@@ -83,18 +96,60 @@ class PackedTrial(tune.Trainable):
                 done = report["step"] >= report["total_steps"]
                 return {**report, "beside": beside, "report": report, "done": done}
 
+    def _take_turn(self) -> bool:
+        """Wait until the trial may go to a host or start its workers; False: it is called off."""
+        file = Path(self._asked["turn"])
+        while not file.exists():
+            time.sleep(RETRY_SECONDS)
+        turn = json.loads(file.read_text(encoding="utf-8"))
+        if "over" in turn:
+            return False
+        if "door" in turn:
+            self._attach(turn["door"])
+            return True
+        self._hang_up()
+        from raytune_glm.trials.apart import OwnWorkers
+
+        config = {**self._asked["attach"], "from_step": self._asked["from_step"]}
+        self._workers = OwnWorkers(config, file)
+        return True
+
+    def _next_report(self) -> dict[str, Any]:
+        if self._workers is not None:
+            return self._workers.next_report()
+        while True:
+            assert self._connection is not None, "`_attach` connects"
+            try:
+                message = self._connection.recv()
+            except (EOFError, OSError):
+                self._connection = None
+                self._send_attach()
+                continue
+            if message["visit"] == self._asked["visit"]:  # not of a trial that was stopped before
+                report: dict[str, Any] = message["report"]
+                return report
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial in the place of this one."""
-        if new_config["door"] != self._asked["door"]:
-            self.cleanup()
-        self._attach(new_config)
+        self._leave_workers()
+        self._begin(new_config)
         return True
 
     def cleanup(self) -> None:
-        """Have the host free the slot."""
+        """Have the host free the slot, or end the trial's workers."""
+        self._hang_up()
+        self._leave_workers()
+
+    def _hang_up(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+            self._door = None
+
+    def _leave_workers(self) -> None:
+        if self._workers is not None:
+            self._workers.leave()
+            self._workers = None
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the host saves."""

@@ -82,6 +82,10 @@ class Progress:
         """A host is gone, and what became of its trials."""
         self._line("red", f"host {host}", "gone", what)
 
+    def turned(self, host: int, what: str, rest: str) -> None:
+        """A host has left its device to trials with workers of their own, or come back to it."""
+        self._line("blue", f"host {host}", what, rest)
+
     def grew(self, num_trials: int) -> None:
         """The sweep has more trials than it began with."""
         self._num_trials = num_trials

@@ -42,7 +42,12 @@ def make_ready(
             look_for_libraries(plan.compiled_ops)
     with written_down(results):
         cluster.connect(sweep.run.ray_address, log_file=ray_log)
-    placement = cluster.place(sweep, precisions=plan.precisions, execution=plan.execution)
+    placement = cluster.place(
+        sweep,
+        precisions=plan.precisions,
+        execution=plan.execution,
+        leave_devices=plan.off_hosts is not None,
+    )
     console.print(f"cluster    {placement.describe()}", highlight=False)
     if sweep.search.scheduler.wants_all_at_once:
         _tell_of_missing_room(sweep, placement, console)

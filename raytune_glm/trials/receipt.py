@@ -69,7 +69,7 @@ def take_receipts(
     Args:
         trials: Those to score; a trial that has its scores is left out.
         placement: What a worker takes.
-        hosts: The pack hosts, one of which then does it; none: workers of their own.
+        hosts: The pack hosts, one of which then does it; without one, workers of their own.
         metrics: What to measure; `eval_loss` always is.
     """
     import ray
@@ -103,7 +103,7 @@ def _scores(
         "metrics": list(metrics),
         "splits": ("dev", "test"),
     }
-    if hosts is not None:
+    if hosts is not None and hosts.can_score:
         return hosts.score(asked)
     resources = placement.per_worker
     task = ray.remote(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0), max_retries=0)(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -17,7 +18,13 @@ class SteeredScheduler(TrialScheduler):
     """Passes on what is new, and what is ordered from outside comes first."""
 
     def __init__(
-        self, inner: RuledScheduler, ledger: Ledger, steering: Steering, *, most_kept: int = 0
+        self,
+        inner: RuledScheduler,
+        ledger: Ledger,
+        steering: Steering,
+        *,
+        most_kept: int = 0,
+        call_off: Callable[[str], bool] | None = None,
     ) -> None:
         """Ask `inner`, unless `steering` says otherwise.
 
@@ -26,9 +33,12 @@ class SteeredScheduler(TrialScheduler):
             ledger: The sweep's trials.
             steering: What was ordered from outside.
             most_kept: Processes of trials that have ended to keep for the next ones.
+            call_off: Ends a trial that waits for its turn on a device, by its id, and says whether
+                it did; given where trials are packed.
         """
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's
         self._most_kept = most_kept
+        self._call_off = call_off
         self._inner = inner
         self._ledger = ledger
         self._steering = steering
@@ -61,14 +71,18 @@ class SteeredScheduler(TrialScheduler):
     def choose_trial_to_run(self, tune_controller: Any, **kwargs: Any) -> Trial | None:
         """Stop what is to be stopped, then pass on.
 
-        A packed trial is stopped at its next report: its process, which waits for that, is given to
-        another trial.
+        A packed trial is stopped at its next report, or while it waits for its turn: its process,
+        which waits for that, is given to another trial.
         """
-        for trial in list(tune_controller.get_live_trials()):
-            is_packed = "door" in trial.config
-            if trial.config["number"] in self._steering.to_stop and not is_packed:
-                self._steering.to_stop.discard(trial.config["number"])
+        for trial in list(tune_controller.get_live_trials()) if self._steering.to_stop else ():
+            number = trial.config["number"]
+            if number not in self._steering.to_stop:
+                continue
+            if self._call_off is None:
+                self._steering.to_stop.discard(number)
                 tune_controller.stop_trial(trial)
+            elif self._call_off(self._ledger.live[number].id):
+                self._steering.to_stop.discard(number)
         return self._inner.choose_trial_to_run(tune_controller, **kwargs)
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:

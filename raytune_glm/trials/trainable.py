@@ -17,14 +17,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raytune_glm import files, ladder
-from raytune_glm.config import RunConfig, trial_file, trial_run
+from raytune_glm import ladder
+from raytune_glm.config import RunConfig, trial_run, write_trial_file
 from raytune_glm.endings import ENDING, NO_ROOM, Ending, read_ending
 from raytune_glm.search.schedulers import STEP
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
     from ray.train.torch import TorchConfig
+    from ray.train.v2.api.callback import RayTrainCallback
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -38,9 +39,7 @@ def run_trial(config: dict[str, Any]) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     def listener(run: RunConfig) -> UserCallback:
-        folder = Path(config["folder"])
-        text = trial_file(run, trial=folder.name, metric=config["metric"])
-        files.write_text(folder / "config.yaml", text)
+        write_trial_file(run, Path(config["folder"]), metric=config["metric"])
         return TuneReportCallback()
 
     ending = train_down_the_ladder(
@@ -57,7 +56,7 @@ def train_down_the_ladder(
     chosen: RunConfig,
     config: Mapping[str, Any],
     *,
-    listener: Callable[[RunConfig], UserCallback],
+    listener: Callable[[RunConfig], RayTrainCallback],
     retried: Callable[[dict[str, Any]], None],
 ) -> Ending | None:
     """Train a run with Ray Train, on a lower rung of the ladder where memory does not suffice.
@@ -92,7 +91,9 @@ def train_down_the_ladder(
         retried(changes)
 
 
-def _attempt(run: RunConfig, config: Mapping[str, Any], callback: UserCallback) -> Ending | None:
+def _attempt(
+    run: RunConfig, config: Mapping[str, Any], callback: RayTrainCallback
+) -> Ending | None:
     """Train from the last checkpoint with `run`'s settings; None where all went to the end."""
     import ray.train
     from ray.train.torch import TorchTrainer

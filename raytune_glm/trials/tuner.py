@@ -82,10 +82,12 @@ def run_trials(
             "folder": str(results.trial(trial_id)),
             "metric": sweep.search.metric,
             "data_cache": str(results.data),
+            "resources": placement.per_worker,
+            "ray_folder": str(ray_folder),
         }
         if hosts is not None:
             return {"folder": asked["folder"], **hosts.attachment(trial_id, asked)}
-        return {**asked, "resources": placement.per_worker, "ray_folder": str(ray_folder)}
+        return asked
 
     def on_end(trial_id: str) -> None:
         if hosts is not None:
@@ -138,6 +140,7 @@ def run_trials(
                     ledger,
                     steering,
                     most_kept=0 if hosts is None else placement.max_concurrent,
+                    call_off=None if hosts is None else hosts.call_off,
                 ),
                 num_samples=-1,  # the searcher says when there are no more
                 max_concurrent_trials=placement.max_concurrent,

@@ -606,3 +606,23 @@ def test_faults_of_batch_sizes_and_of_packs_are_told_together(file: Path) -> Non
     )
     assert "at train.batch_size=10" in message
     assert "run.execution must not be packed" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "execution", "off_hosts"),
+    [
+        (["search.space.train.packing={choice: [true, false]}"], "packed", "train.packing=True"),
+        (
+            ["search.space.train.packing={choice: [true, false]}", "method.use_dora=true"],
+            "hosted",
+            "train.packing=True",
+        ),
+        (["train.packing=true"], "solo", None),
+        (["run.execution=solo"], "solo", None),
+    ],
+)
+def test_trials_that_no_host_takes_leave_the_others_packed(
+    file: Path, overrides: list[str], execution: str, off_hosts: str | None
+) -> None:
+    plan = check(file, *overrides)
+    assert (plan.execution, plan.off_hosts) == (execution, off_hosts)
