@@ -101,12 +101,18 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def free_bytes(where: device) -> int:
     """Memory that this process can still have: of the GPU, or of the host and its container."""
-    import psutil
     import torch
 
     if where.type == "cuda":
         kept = torch.cuda.memory_reserved(where) - torch.cuda.memory_allocated(where)
         return torch.cuda.mem_get_info(where)[0] + kept
+    return free_host_bytes()
+
+
+def free_host_bytes() -> int:
+    """Memory that this host and its container have left."""
+    import psutil
+
     free: int = psutil.virtual_memory().available
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()

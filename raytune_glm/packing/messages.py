@@ -48,8 +48,16 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Threads:
+    """The host shares its CPUs with another from now on."""
+
+    count: int
+    """How many threads it may compute with."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Close:
     """The host is no longer needed."""
 
 
-Message = Attach | Leave | Score | Close
+Message = Attach | Leave | Score | Threads | Close

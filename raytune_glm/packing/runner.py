@@ -23,7 +23,7 @@ from raytune_glm.endings import ending_by
 from raytune_glm.evaluate import Evaluation, Evaluator
 from raytune_glm.packing.base import Base, base_key
 from raytune_glm.packing.evaluation import evaluate_together
-from raytune_glm.packing.messages import Attach, Close, Leave, Message, Score
+from raytune_glm.packing.messages import Attach, Close, Leave, Message, Score, Threads
 from raytune_glm.packing.pace import Pace, Pacer
 from raytune_glm.packing.pack import DataRow
 from raytune_glm.packing.slot import twin
@@ -135,6 +135,8 @@ class PackRunner:
                     self._remove(message.key)
                 case Score():
                     self._score(message)
+                case Threads():
+                    torch.set_num_threads(message.count)
                 case Close():
                     self._is_closed = True
                     return

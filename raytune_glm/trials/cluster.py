@@ -6,9 +6,9 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from raytune_glm.config import RunConfig, SweepConfig
@@ -33,7 +33,7 @@ workers."""
 class PackPlacement:
     """How pack hosts take up the cluster."""
 
-    per_host: tuple[dict[str, float], ...]
+    per_host: tuple[Mapping[str, float], ...]
     """What Ray reserves for each host."""
     pack_size: int
     """Most trials on one host."""
@@ -41,6 +41,9 @@ class PackPlacement:
     """Whether so many share a pass whatever is measured."""
     leave_devices: bool = False
     """Whether hosts close for trials that need workers of their own, and come back."""
+    num_first: int
+    """Hosts that start at once; the others are second ones of their node, started once there is
+    reason to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ class Placement:
         """One line for the terminal."""
         each = " + ".join(f"{amount:g} {name}" for name, amount in self.per_worker.items())
         if self.packs is not None:
-            hosts = len(self.packs.per_host)
+            hosts = self.packs.num_first
             return (
                 f"{self.num_nodes} node(s), {hosts} pack host(s), room for {self.max_concurrent} "
                 "trial(s) at a time"
@@ -100,9 +103,8 @@ def place(
     fitting = max_concurrent_trials(nodes, per_worker=per_worker, num_workers=sweep.run.num_workers)
     packs = None
     if execution != "solo":
-        packs = replace(
-            _place_packs(sweep, nodes, per_worker=per_worker, execution=execution),
-            leave_devices=leave_devices,
+        packs = _place_packs(
+            sweep, nodes, per_worker=per_worker, execution=execution, leave_devices=leave_devices
         )
         fitting = min(len(packs.per_host) * packs.pack_size, sweep.search.num_trials)
     return Placement(
@@ -119,14 +121,19 @@ def _place_packs(
     *,
     per_worker: Mapping[str, float],
     execution: Execution,
+    leave_devices: bool,
 ) -> PackPlacement:
     hosts = pack_hosts(nodes, per_worker=per_worker)
     size = 1 if execution == "hosted" else pack_size(sweep.search, len(hosts))
     is_users = sweep.run.pack_size is not None
+    all_at_once = sweep.search.scheduler.wants_all_at_once
+    may_share = not leave_devices and not all_at_once
     return PackPlacement(
-        per_host=tuple(hosts),
+        per_host=tuple(halves_of(hosts) if may_share else hosts),
         pack_size=sweep.run.pack_size or size,
-        is_forced=is_users or sweep.search.scheduler.wants_all_at_once,
+        is_forced=is_users or all_at_once,
+        leave_devices=leave_devices,
+        num_first=len(hosts),
     )
 
 
@@ -170,6 +177,20 @@ def pack_hosts(
         elif cpus:
             hosts.append({"CPU": float(cpus)})
     return hosts
+
+
+def halves_of(hosts: Sequence[Mapping[str, float]]) -> Sequence[Mapping[str, float]]:
+    """Cut the only host of a cluster in two, where it has no GPU and at least two CPUs.
+
+    Hosts of several nodes stay whole: Ray would be free to put two halves on one node.
+
+    Args:
+        hosts: From `pack_hosts`.
+    """
+    if len(hosts) != 1 or hosts[0].get("GPU") or hosts[0]["CPU"] < 2:
+        return hosts
+    second = hosts[0]["CPU"] // 2
+    return [{"CPU": hosts[0]["CPU"] - second}, {"CPU": second}]
 
 
 def is_this_host_alone(address: str) -> bool:

@@ -91,7 +91,7 @@ def serve(config: dict[str, Any]) -> None:
         from raytune_glm.packing.runner import PackRunner
         from raytune_glm.packing.server import PackServer
 
-    torch.set_num_threads(max(1, int(config["resources"].get("CPU", 1))))
+    torch.set_num_threads(config["threads"])
     keep_freed_memory()
     runner = PackRunner(
         choose_accelerator(),

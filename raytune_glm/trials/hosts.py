@@ -7,7 +7,8 @@
 
 A host whose process dies is started again, and its trials wait for it. Where its node is gone with
 it, they go on with another host at once, from their last checkpoints. Hosts leave their devices to
-trials that need workers of their own, and come back.
+trials that need workers of their own, and come back. On one node without GPUs a second host takes
+half of the CPUs once trials turn out to be many, and their passes short.
 
 Read next: `turns`, `host`, `packed`.
 """
@@ -20,12 +21,12 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raytune_glm import files
+from raytune_glm import files, memory
 from raytune_glm.config import RunConfig, SweepConfig, run_of, trial_run
 from raytune_glm.config.execution import hosting_obstacle
 from raytune_glm.processes import ProcessMark
@@ -84,7 +85,7 @@ class Hosts:
         self._starts = itertools.count()
         self._threads: dict[int, threading.Thread] = {}
         self._turns = Turns(
-            len(self._packs.per_host),
+            self._packs.num_first,
             room_on=self._room_on,
             seat=self._seat,
             send_off=self._send_off,
@@ -100,7 +101,7 @@ class Hosts:
             os.environ.setdefault(name, value)
         for left in self._folder.glob("*.json"):
             left.unlink()
-        for number in range(len(self._packs.per_host)):
+        for number in range(self._packs.num_first):
             self._start(number)
 
     def _start(self, number: int) -> None:
@@ -146,6 +147,7 @@ class Hosts:
                     "door": str(self._door(number)),
                     "key": self._key,
                     "resources": resources,
+                    "threads": self._threads_of(number),
                     "pack_size": self._packs.pack_size,
                     "is_forced": self._packs.is_forced,
                     "data_cache": str(self._results.data),
@@ -155,7 +157,7 @@ class Hosts:
                 scaling_config=ray.train.ScalingConfig(
                     num_workers=1,
                     use_gpu=resources.get("GPU", 0) > 0,
-                    resources_per_worker=resources,
+                    resources_per_worker=dict(resources),
                 ),
                 run_config=ray.train.RunConfig(
                     name=f"pack-host-{next(self._starts)}",
@@ -170,16 +172,33 @@ class Hosts:
                 # Those that wait at its door, or come to it later, learn that it will not open.
                 files.write_json(self._door(number), {"error": str(error).strip()})
 
-    def watch(self, progress: Progress) -> HostWatch:
-        """Give what tells of the hosts' measurements while Ray Tune runs."""
+    def _threads_of(self, number: int) -> int:
+        """How many threads a host may compute with: its CPUs', and those that nobody has yet."""
+        idle = set(range(len(self._packs.per_host))).difference(self._turns.serving, {number})
+        sharing = {number, *idle} if number < self._packs.num_first else {number}
+        cpus = sum(self._packs.per_host[host].get("CPU", 1) for host in sharing)
+        return max(1, int(cpus))
+
+    def watch(self, progress: Progress, *, needs_another: Callable[[], bool]) -> HostWatch:
+        """Give what looks after the hosts, and tells of them, while Ray Tune runs.
+
+        Args:
+            progress: Where to tell.
+            needs_another: Says whether a further host is worth its start.
+        """
         return HostWatch(
+            self,
             self._results,
             self._packs,
             progress,
             folder=self._folder,
-            look_after=self.look_after,
-            news=self.news,
+            needs_another=needs_another,
         )
+
+    @property
+    def serving(self) -> set[int]:
+        """The hosts that trials go to."""
+        return self._turns.serving
 
     def attachment(self, trial_id: str, attach: dict[str, Any]) -> dict[str, Any]:
         """Have a trial wait for its turn, or give it the least busy host.
@@ -282,6 +301,36 @@ class Hosts:
         news, self._news = self._news, []
         return news
 
+    def grow(self, *, is_worth: Callable[[], bool]) -> None:
+        """Start the second host of the node where that is worth it; it takes trials once it is up.
+
+        Args:
+            is_worth: Says whether trials are many enough, and their passes short.
+        """
+        for number in range(self._packs.num_first, len(self._packs.per_host)):
+            if number not in self._threads:
+                if is_worth() and self._has_memory_for_another():
+                    self._start(number)
+            elif number not in self._turns.serving and "address" in self._seen(number):
+                self._turns.gain(number)
+                for first in range(self._packs.num_first):
+                    self._tell(first, {"threads": self._threads_of(first)})
+                self._news.append((number, "joins", "to make passes of its own on half the CPUs"))
+
+    def _has_memory_for_another(self) -> bool:
+        """Whether this is the hosts' node, and has twice the memory left that a host takes."""
+        import psutil
+        import ray
+
+        seen = self._seen(0)
+        if seen.get("node") != ray.get_runtime_context().get_node_id():
+            return False
+        try:
+            taken: int = psutil.Process(seen["pid"]).memory_info().rss
+        except psutil.NoSuchProcess:
+            return False
+        return memory.free_host_bytes() >= 2 * taken
+
     def release(self, trial_id: str) -> None:
         """Take the place of a trial that is over or set aside: its process may hold on to it."""
         visit = self._visits.pop(trial_id)
@@ -325,13 +374,14 @@ class Hosts:
 
     def close(self) -> None:
         """Send the hosts home."""
-        for number in self._turns.serving.intersection(self._threads):
+        for number in self._turns.serving:
             self._tell(number, {"close": True})
         for number, thread in self._threads.items():
-            thread.join(0 if "moved" in self._seen(number) else CLOSING_SECONDS)
+            is_served = number in self._turns.serving and "moved" not in self._seen(number)
+            thread.join(CLOSING_SECONDS if is_served else 0)
             if thread.is_alive():
                 self._give_up(number)
-                thread.join(CLOSING_SECONDS)
+                thread.join(CLOSING_SECONDS if is_served else 0)
 
     def _give_up(self, number: int) -> None:
         """End the wait for a host that died and for which there is no room: its controller's."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
@@ -19,6 +19,9 @@ from raytune_glm import files
 from raytune_glm.trials.cluster import PackPlacement
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import ResultsFolder
+
+if TYPE_CHECKING:
+    from raytune_glm.trials.hosts import Hosts
 
 LOOK_EVERY_S = 1.0
 PACKS = "packs.json"
@@ -34,32 +37,31 @@ class HostWatch(Callback):
 
     def __init__(
         self,
+        hosts: Hosts,
         results: ResultsFolder,
         packs: PackPlacement,
         progress: Progress,
         *,
         folder: Path,
-        look_after: Callable[[], dict[int, str]],
-        news: Callable[[], list[tuple[int, str, str]]],
+        needs_another: Callable[[], bool],
     ) -> None:
         """Watch the hosts whose doors are in `folder`.
 
         Args:
+            hosts: The hosts.
             results: The sweep's folder.
-            packs: How many hosts there are, and their largest pack.
+            packs: How many hosts there can be, and their largest pack.
             progress: Where to tell of it.
             folder: Where the hosts write.
-            look_after: Finds hosts that are gone, and says what became of their trials.
-            news: Tells which hosts have left or come back to their devices since: host, what it
-                did, and the rest of the line.
+            needs_another: Says whether a further host is worth its start.
         """
-        self._news = news
-        self._look_after = look_after
+        self._hosts = hosts
         self._results = results
         self._packs = packs
         self._progress = progress
         self._folder = folder
-        self._found: dict[str, dict[str, Any]] = {}
+        self._needs_another = needs_another
+        self._found: dict[int, dict[str, Any]] = {}
         self._next_look = 0.0
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -67,18 +69,19 @@ class HostWatch(Callback):
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_EVERY_S
             self._look()
-            for number, what in self._look_after().items():
+            for number, what in self._hosts.look_after().items():
                 self._progress.lost(number, what)
-            for number, what, rest in self._news():
+            self._hosts.grow(is_worth=self._needs_another)
+            for number, what, rest in self._hosts.news():
                 self._progress.turned(number, what, rest)
 
     def _look(self) -> None:
         for number in range(len(self._packs.per_host)):
             pace = files.read_json(pace_file(self._folder / f"{number}.json"))
-            before = self._found.get(str(number))
+            before = self._found.get(number)
             if pace in (None, before):
                 continue
-            self._found[str(number)] = pace
+            self._found[number] = pace
             files.write_json(self._results.root / PACKS, self._found)
             if before is None or pace["chosen"] != before["chosen"]:
                 self._progress.paced(number, _words(pace))
@@ -86,9 +89,10 @@ class HostWatch(Callback):
     @property
     def room(self) -> int:
         """Trials that the hosts have a place for, as far as is known."""
-        sizes: list[int] = [pace["chosen"] for pace in self._found.values()]
-        unknown = len(self._packs.per_host) - len(sizes)
-        return sum(sizes) + unknown * self._packs.pack_size
+        unknown = {"chosen": self._packs.pack_size}
+        # Those that have left their device come back.
+        hosts = self._hosts.serving.union(range(self._packs.num_first))
+        return sum(self._found.get(host, unknown)["chosen"] for host in hosts)
 
     def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
         # The Tuner pickles itself for its own way of resuming, which this project does not use.

@@ -1,14 +1,17 @@
-"""Whether a further trial is worth the start of a process for it. Read next: `bridge`."""
+"""Whether a further trial, or a further host, is worth the start of a process.
+
+Read next: `bridge`, `hosts`.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-WORTH_SECONDS = 1000.0
-"""How much there must be left, as a trial's seconds times the trials that are left, for more
-processes to be started. Each takes a core for some 2 s, and disturbs the host from then on: of 80
-trials of 2 s on two cores, eight processes took 66 s, six 61 s and four 58 s."""
+WORTH_SECONDS = 250.0
+"""How long the trials that are left must take, as many at a time as now, for more processes to be
+started. Each takes a core for some 2 s, and disturbs the host from then on: of 80 trials of 2 s on
+two cores, eight processes took 66 s, six 61 s and four 58 s."""
 
 LONG_SECONDS = 10.0
 """A trial that takes this long is worth a process of its own, however few are left."""
@@ -19,6 +22,15 @@ sharing a pass gains, and as ASHA compares; on two cores more make the first tri
 
 BURST = 8
 """Processes that start side by side, once they are worth it."""
+
+SHORT_STEP_SECONDS = 0.2
+"""Up to this an optimizer step is short. What a pass costs whatever is in it is then most of it;
+threads do not share that, processes do. Two of one thread took a trial of 0.1 s a step 0.75 of what
+one of two threads took it, and one of 0.5 s a step 1.05."""
+
+WORTH_A_HOST_SECONDS = 60.0
+"""How long the trials that are left must take for a second host, whose start takes its node 8 s or
+so of a core, to be worth it."""
 
 
 class Ramp:
@@ -36,6 +48,7 @@ class Ramp:
         self._running: dict[int, float] = {}
         self._up = 0
         self._last_took: float | None = None
+        self._step_seconds: float | None = None
 
     def started(self, number: int) -> None:
         """A trial's process is up and at its host."""
@@ -48,6 +61,20 @@ class Ramp:
         if began is not None:
             self._last_took = self._clock() - began
 
+    def reported(self, step_seconds: float) -> None:
+        """A trial has taken so long a step."""
+        self._step_seconds = step_seconds
+
+    def is_worth_a_host(self, num_left: int) -> bool:
+        """Whether steps are short, and trials many enough, for a second host on the same CPUs.
+
+        Args:
+            num_left: Trials that have not begun.
+        """
+        if self._step_seconds is None or self._step_seconds > SHORT_STEP_SECONDS:
+            return False
+        return self._seconds_left(num_left) >= WORTH_A_HOST_SECONDS
+
     def has_room(self, num_live: int, num_left: int) -> bool:
         """Whether a further trial finds a process, or is worth starting one for it.
 
@@ -55,9 +82,13 @@ class Ramp:
             num_live: Trials that have begun.
             num_left: Trials that have not.
         """
-        seconds = self._seconds
-        is_worth_it = seconds >= LONG_SECONDS or seconds * num_left >= WORTH_SECONDS
+        left = self._seconds_left(num_left)
+        is_worth_it = self._seconds >= LONG_SECONDS or left >= WORTH_SECONDS
         return num_live < max(self._first, self._up + BURST if is_worth_it else self._up)
+
+    def _seconds_left(self, num_left: int) -> float:
+        """What the trials that have not begun take, as many at a time as there are processes."""
+        return self._seconds * num_left / max(1, self._up)
 
     @property
     def _seconds(self) -> float:

@@ -100,7 +100,7 @@ def run_trials(
             live < watch.room and (needs_all or ramp.has_room(live, ledger.num_left))
         )
 
-    ramp = Ramp(len(placement.packs.per_host) if placement.packs else 0)
+    ramp = Ramp(placement.packs.num_first if placement.packs else 0)
     trainable = run_trial if hosts is None else PackedTrial
     metric = METRICS[sweep.search.metric]
     steering = Steering(results, ledger, run_of(sweep), progress, confirmed=confirmed)
@@ -112,7 +112,9 @@ def run_trials(
         on_end=on_end,
         ramp=ramp,
     )
-    watch = None if hosts is None else hosts.watch(progress)
+    watch = None
+    if hosts is not None:
+        watch = hosts.watch(progress, needs_another=lambda: ramp.is_worth_a_host(ledger.num_left))
     contest = Contest(
         metric=sweep.search.metric,
         mode=ledger.mode,

@@ -58,14 +58,14 @@ class Command:
             tree[section] = {**tree.get(section, {}), **values}
         self.file = tmp_path / "sweep.yaml"
         self.file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-        self.words = ["raytune_glm.sweep", str(self.file)]
+        self.words = ["-m", "raytune_glm.sweep", str(self.file)]
         self.mark = uuid.uuid4().hex
 
     @contextlib.contextmanager
     def started(self) -> Iterator[subprocess.Popen[str]]:
         """Start the command; end whatever it leaves behind."""
         process = subprocess.Popen(
-            [sys.executable, "-m", *self.words],
+            [sys.executable, *self.words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -17,6 +17,7 @@ from raytune_glm.errors import ResourceError
 from raytune_glm.search import SearchSettings
 from raytune_glm.trials.cluster import (
     connect,
+    halves_of,
     is_this_host_alone,
     max_concurrent_trials,
     pack_size,
@@ -74,6 +75,22 @@ def test_trials_share_a_host_in_waves_where_later_ones_gain_by_it(
         }
     )
     assert pack_size(search, num_hosts) == expected
+
+
+@pytest.mark.parametrize(
+    ("hosts", "expected"),
+    [
+        ([{"CPU": 2.0}], [1.0, 1.0]),
+        ([{"CPU": 7.0}], [4.0, 3.0]),
+        ([{"CPU": 1.0}], [1.0]),
+        ([{"CPU": 16.0, "GPU": 1.0}], [16.0]),
+        ([{"CPU": 8.0}, {"CPU": 8.0}], [8.0, 8.0]),
+    ],
+)
+def test_the_only_host_without_a_gpu_leaves_half_of_its_cpus_to_a_second_one(
+    hosts: list[dict[str, float]], expected: list[float]
+) -> None:
+    assert [host["CPU"] for host in halves_of(hosts)] == expected
 
 
 def test_a_trial_that_does_not_fit_is_refused_with_what_there_is() -> None:

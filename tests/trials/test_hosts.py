@@ -65,3 +65,69 @@ def test_a_killed_host_costs_its_trials_one_reporting_interval_at_most(tmp_path:
         assert starts[1] > 0, "the host died before the trial had saved"
         assert step - starts[1] <= INTERVAL
         assert reported_steps(trial) == list(range(INTERVAL, 81, INTERVAL))
+
+
+def test_a_second_host_joins_the_first_and_trains_alike(tmp_path: Path) -> None:
+    """The same trial on the first host with all threads, on the second, on the first with half."""
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("a host of one CPU has none to leave")
+    command = Command(
+        tmp_path,
+        {"search": {"metric": "eval_loss", "num_trials": 8, "sampler": {"name": "random"}}},
+    )
+    script = f"""
+import json, time
+from pathlib import Path
+from raytune_glm.config import load_sweep, run_of
+from raytune_glm.trials import cluster
+from raytune_glm.trials.hosts import Hosts
+from raytune_glm.trials.packed import PackedTrial
+from raytune_glm.trials.records import ResultsFolder
+
+sweep = load_sweep(Path({str(command.file)!r}), [])
+results = ResultsFolder(sweep.run.folder)
+cluster.connect("local", log_file=results.root / "ray.log")
+hosts = Hosts(sweep, results, cluster.place(sweep, precisions=["fp32"], execution="packed"))
+told = []
+
+def train(name):
+    attach = {{
+        "base": run_of(sweep).model_dump(mode="json"),
+        "overrides": {{"train.learning_rate": 1e-3}},
+        "folder": str(results.trial(name)),
+        "metric": "eval_loss",
+        "data_cache": str(results.data),
+    }}
+    asked = hosts.attachment(name, attach)
+    trial = PackedTrial({{**asked, "from_step": 0}})
+    losses = []
+    while not (report := trial.step())["done"]:
+        losses.append(report["eval_loss"])
+    trial.stop()
+    told.append([Path(asked["door"]).name, *losses, report["eval_loss"]])
+
+try:
+    hosts.start()
+    train("first")
+    hosts.grow(is_worth=lambda: False)
+    assert hosts.serving == {{0}}
+    end = time.monotonic() + 100
+    while hosts.serving != {{0, 1}} and time.monotonic() < end:
+        hosts.grow(is_worth=lambda: True)
+        time.sleep(0.1)
+    train("second")
+    train("third")
+finally:
+    hosts.close()
+    cluster.leave()
+print(json.dumps([told, hosts.news()]))
+"""
+    command.words = ["-c", script]
+    done = command.run()
+    assert done.returncode == 0, done.stderr
+    told, news = json.loads(done.stdout.splitlines()[-1])
+    assert [door for door, *_ in told] == ["0.json", "1.json", "0.json"]
+    for _, *losses in told[1:]:
+        assert losses == pytest.approx(told[0][1:], abs=1e-5)
+    assert [what for _, what, _ in news] == ["joins"]
+    assert command.left == []

@@ -62,3 +62,18 @@ def test_a_sweep_whose_only_process_failed_at_once_starts_another() -> None:
     ramp.started(0)
     ramp.ended(0)
     assert ramp.has_room(0, num_left=1)
+
+
+def test_a_second_host_is_worth_it_for_many_trials_of_short_steps() -> None:
+    clock = Clock()
+    ramp = Ramp(1, clock)
+    for number in range(4):
+        ramp.started(number)
+    clock.now = 4.0
+    assert not ramp.is_worth_a_host(1000), "nothing is known of their steps"
+    ramp.reported(0.1)
+    ramp.ended(0)
+    assert ramp.is_worth_a_host(60)
+    assert not ramp.is_worth_a_host(59), "less than a minute's work of four at a time"
+    ramp.reported(0.25)
+    assert not ramp.is_worth_a_host(1000), "such a pass keeps all threads busy"

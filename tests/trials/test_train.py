@@ -26,6 +26,7 @@ def old_command(tmp_path: Path) -> Command:
     command = Command(tmp_path, {})
     command.root = tmp_path / "results/old"
     command.words = [
+        "-m",
         *("raytune_glm.train", "--train_path", str(ROWS / "train.jsonl")),
         *("--model_name_or_path", str(MODEL), "--mode", "glm3"),
         *("--train_type", "freeze", "--freeze_module_name", "layers.3.,layers.2."),
@@ -87,7 +88,7 @@ def test_a_run_whose_worker_is_killed_goes_on_by_itself_to_the_same_weights(
     }
     workers = {"run": {"num_workers": 2}}
     command = Command(tmp_path, settings | workers)
-    command.words[0] = "raytune_glm.train"
+    command.words[1] = "raytune_glm.train"
     metrics = command.root / "metrics.jsonl"
     with command.started() as process:
         wait_until(metrics.exists, 300)
@@ -125,7 +126,7 @@ def test_an_offload_that_this_host_cannot_do_is_refused_before_ray_starts(
     monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))  # a host without libaio's headers
     nvme = {"zero_stage": 3, "offload_optimizer": "nvme", "nvme_path": str(tmp_path)}
     command = Command(tmp_path, {"deepspeed": nvme})
-    command.words[0] = "raytune_glm.train"
+    command.words[1] = "raytune_glm.train"
     done = command.run()
     assert done.returncode == 2
     assert done.stderr.startswith("error: an offload to nvme must have DeepSpeed's asynchronous")
