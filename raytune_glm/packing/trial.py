@@ -209,7 +209,8 @@ class SlotTrial:
         execution = "solo" if self.is_alone else "packed"
         report = self._book.keep(evaluation, rows, seconds=seconds, execution=execution)
         self._log.info("step %d: %s", self.step, evaluation.values)
-        self._report({**report, BESIDE: dict(beside)} if beside else report)
+        # As pairs: Ray Tune dissolves dictionaries before it asks schedulers.
+        self._report({**report, BESIDE: list(beside.items())} if beside else report)
 
     def finish(self) -> None:
         """Free the slot of a trial that is over, and say so; say why, where steps were left."""

@@ -20,7 +20,7 @@ class HalvingScheduler(AsyncHyperBandScheduler):
 
         Args:
             mates_field: Field of a report that has what trials that report with it, after as long,
-                reached in the metric: trial number -> score; none: nothing tells it.
+                reached in the metric: pairs of trial number and score; none: nothing tells it.
             settings: Those of Ray's.
         """
         super().__init__(**settings)
@@ -39,13 +39,13 @@ class HalvingScheduler(AsyncHyperBandScheduler):
         """Take a report, and what it says of others, and say whether the trial goes on."""
         bracket = self._trial_info[trial.trial_id]
         now = result.get(self._time_attr, 0)
-        beside = result.get(self._mates_field, {}) if self._mates_field else {}
+        beside = result.get(self._mates_field, []) if self._mates_field else []
         reached = [rung for rung in bracket._rungs if now >= rung[0]]
         for milestone, recorded in reached[:1]:  # the highest: it is the one that is decided at
             if (trial.trial_id, milestone) in self._announced:
                 self._announced.remove((trial.trial_id, milestone))
                 del recorded[trial.trial_id]
-            for number, score in beside.items():
+            for number, score in beside:
                 mate = self._ids.get(int(number), "")
                 if self._trial_info.get(mate) is bracket and mate not in recorded:
                     recorded[mate] = self._metric_op * score

@@ -88,7 +88,7 @@ class PackedTrial(tune.Trainable):
                 return report
             if "over" in report:  # it had told all else before: a copy of a trial at its end
                 return {"done": True}
-            beside = report.pop("beside", {})  # for the scheduler alone, and not to be kept
+            beside = report.pop("beside", [])  # for the scheduler alone, and not to be kept
             if "ending" in report:
                 return {**report, "report": report, "done": True}
             if report["step"] > self._last_step:  # a trial that goes on tells what it told before

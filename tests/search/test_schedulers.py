@@ -9,6 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.utils import flatten_dict
 
 from raytune_glm.schedulers.ruled import RuledScheduler
 from raytune_glm.search import Scheduler
@@ -45,21 +46,18 @@ class Race:
             self._trials[number].config = {"number": number}
             self.scheduler.on_trial_add(None, self._trials[number])
         field = STEP if self.unit == "steps" else "device_seconds"
-        return str(
-            self.scheduler.on_trial_result(
-                None,
-                self._trials[number],
-                {field: step, "score": score, "beside": _as_told(beside or {})},
-            )
-        )
+        told = {field: step, "score": score, "beside": _as_told(beside or {})}
+        # As Ray Tune does before it asks.
+        told = flatten_dict(told)
+        return str(self.scheduler.on_trial_result(None, self._trials[number], told))
 
     def report_all(self, scores: list[float], *, step: float) -> list[str]:
         return [self.report(number, step, score) for number, score in enumerate(scores)]
 
 
-def _as_told(scores: dict[int, float]) -> dict[str, float]:
+def _as_told(scores: dict[int, float]) -> list[tuple[str, float]]:
     """By the names of trials' folders."""
-    return {f"{number:04d}": score for number, score in scores.items()}
+    return [(f"{number:04d}", score) for number, score in scores.items()]
 
 
 def without(scores: dict[int, float], number: int) -> dict[int, float]:

@@ -86,7 +86,7 @@ class Command:
         """Run the command to its end."""
         with self.started() as process:
             out, err = process.communicate(timeout=400)
-            self.left = self.processes_after(10)
+            self.left = self.processes_after(30)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def processes(self) -> list[psutil.Process]:

@@ -67,7 +67,7 @@ def test_a_sweep_is_steered_and_its_best_trials_confirmed(tmp_path: Path) -> Non
         assert process.wait(timeout=60) == 1
         reader.join()
         assert output[-1] == "interrupted: run the same command again to go on\n"
-        assert command.processes_after(10) == []
+        assert command.processes_after(30) == []
     status = ctl(command, "status").stdout.splitlines()
     assert status[0].startswith("sweep: not running, 3 of 3 trials ended")
     assert status[-1].startswith("best so far: ")

@@ -49,7 +49,7 @@ def test_an_old_command_trains_goes_on_after_sigterm_and_leaves_its_results(tmp_
         process.terminate()
         _, err = process.communicate(timeout=60)
         assert process.returncode == 1
-        assert command.processes_after(10) == []
+        assert command.processes_after(30) == []
     assert err == "interrupted: run the same command again to go on\n"
 
     done = command.run()
