@@ -307,15 +307,29 @@ class Hosts:
         Args:
             is_worth: Says whether trials are many enough, and their passes short.
         """
-        for number in range(self._packs.num_first, len(self._packs.per_host)):
+        for number in self._spare:
             if number not in self._threads:
                 if is_worth() and self._has_memory_for_another():
                     self._start(number)
-            elif number not in self._turns.serving and "address" in self._seen(number):
+            elif "address" in self._seen(number):
                 self._turns.gain(number)
                 for first in range(self._packs.num_first):
                     self._tell(first, {"threads": self._threads_of(first)})
                 self._news.append((number, "joins", "to make passes of its own on half the CPUs"))
+
+    @property
+    def _spare(self) -> Collection[int]:
+        """Second hosts that do not take trials yet."""
+        seconds = range(self._packs.num_first, len(self._packs.per_host))
+        return [number for number in seconds if number not in self._turns.serving]
+
+    def is_growing(self, *, is_worth: Callable[[], bool]) -> bool:
+        """Whether a second host is coming up, or about to; processes of trials are to wait for it.
+
+        Args:
+            is_worth: As for `grow`.
+        """
+        return any(number in self._threads or is_worth() for number in self._spare)
 
     def _has_memory_for_another(self) -> bool:
         """Whether this is the hosts' node, and has twice the memory left that a host takes."""

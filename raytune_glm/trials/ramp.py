@@ -75,16 +75,18 @@ class Ramp:
             return False
         return self._seconds_left(num_left) >= WORTH_A_HOST_SECONDS
 
-    def has_room(self, num_live: int, num_left: int) -> bool:
+    def has_room(self, num_live: int, num_left: int, *, may_start: bool = True) -> bool:
         """Whether a further trial finds a process, or is worth starting one for it.
 
         Args:
             num_live: Trials that have begun.
             num_left: Trials that have not.
+            may_start: Whether a process beyond the first ones may start now.
         """
         left = self._seconds_left(num_left)
         is_worth_it = self._seconds >= LONG_SECONDS or left >= WORTH_SECONDS
-        return num_live < max(self._first, self._up + BURST if is_worth_it else self._up)
+        further = BURST if may_start and is_worth_it else 0
+        return num_live < max(self._first, self._up + further)
 
     def _seconds_left(self, num_left: int) -> float:
         """What the trials that have not begun take, as many at a time as there are processes."""

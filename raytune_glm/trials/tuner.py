@@ -93,13 +93,6 @@ def run_trials(
         if hosts is not None:
             hosts.release(trial_id)
 
-    def has_room() -> bool:
-        live = len(ledger.live)
-        needs_all = sweep.search.scheduler.wants_all_at_once
-        return watch is None or (
-            live < watch.room and (needs_all or ramp.has_room(live, ledger.num_left))
-        )
-
     ramp = Ramp(placement.packs.num_first if placement.packs else 0)
     trainable = run_trial if hosts is None else PackedTrial
     metric = METRICS[sweep.search.metric]
@@ -112,9 +105,7 @@ def run_trials(
         on_end=on_end,
         ramp=ramp,
     )
-    watch = None
-    if hosts is not None:
-        watch = hosts.watch(progress, needs_another=lambda: ramp.is_worth_a_host(ledger.num_left))
+    room = None if hosts is None else _Room(sweep, ledger, hosts, ramp, progress)
     contest = Contest(
         metric=sweep.search.metric,
         mode=ledger.mode,
@@ -135,7 +126,7 @@ def run_trials(
                     ledger,
                     steering,
                     config_of,
-                    has_room=has_room,
+                    has_room=lambda: room is None or room.has_more,
                 ),
                 scheduler=SteeredScheduler(
                     RuledScheduler(scheduler, must_stop=ledger.is_over, must_go_on=ledger.shelter),
@@ -152,7 +143,7 @@ def run_trials(
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(ray_folder),
-                callbacks=[callback] if watch is None else [callback, watch],
+                callbacks=[callback] if room is None else [callback, room.watch],
                 # Hosts save; what Ray Tune would save of a packed trial is empty.
                 checkpoint_config=None
                 if hosts is None
@@ -169,6 +160,33 @@ def run_trials(
         for number in list(ledger.live):
             progress.finished(ledger.finish(number, State.PRUNED), [])
     return out_of_time
+
+
+class _Room:
+    """How many trials of a packed sweep may be there at a time."""
+
+    def __init__(
+        self, sweep: SweepConfig, ledger: Ledger, hosts: Hosts, ramp: Ramp, progress: Progress
+    ) -> None:
+        """Ask the hosts how many they take, and `ramp` how many are worth a process."""
+        self._needs_all = sweep.search.scheduler.wants_all_at_once
+        self._ledger = ledger
+        self._hosts = hosts
+        self._ramp = ramp
+        self.watch = hosts.watch(progress, needs_another=self._is_host_worth_it)
+        """Looks after the hosts while Ray Tune runs."""
+
+    def _is_host_worth_it(self) -> bool:
+        return self._ramp.is_worth_a_host(self._ledger.num_left)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a further trial has a place."""
+        live = len(self._ledger.live)
+        if live >= self.watch.room or self._needs_all:
+            return live < self.watch.room
+        may_start = not self._hosts.is_growing(is_worth=self._is_host_worth_it)
+        return self._ramp.has_room(live, self._ledger.num_left, may_start=may_start)
 
 
 def _import_trackers() -> None:
