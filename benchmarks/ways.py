@@ -27,9 +27,20 @@ def environment() -> dict[str, Any]:
     return {
         "cpus": os.cpu_count(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "python": platform.python_version(),
         **{name: _version(name) for name in packages},
     }
+
+
+def _processor() -> str | None:
+    """The processor's name, where Linux tells it."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    names = [line.partition(":")[2].strip() for line in told.splitlines() if "model name" in line]
+    return names[0] if names else None
 
 
 def _version(package: str) -> str | None:

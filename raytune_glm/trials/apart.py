@@ -18,7 +18,6 @@ from ray.train.v2._internal.execution.callback import ControllerCallback, Report
 
 from raytune_glm import files
 from raytune_glm.config import RunConfig, trial_run, write_trial_file
-from raytune_glm.endings import ending_by
 from raytune_glm.processes import ProcessMark
 from raytune_glm.search.schedulers import STEP
 from raytune_glm.trials.trainable import train_down_the_ladder
@@ -60,19 +59,26 @@ class OwnWorkers:
         self._turn = turn
         self._reports = turn.with_suffix(".reports.jsonl")
         self._controller = turn.with_suffix(".controller.json")
-        self._told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._told: queue.SimpleQueue[dict[str, Any] | Exception] = queue.SimpleQueue()
         self._num_read = 0
         self._work = threading.Thread(target=self._train, name="own-workers", daemon=True)
         self._watch = threading.Thread(target=self._look, name="own-workers-watch", daemon=True)
-        self._ended: dict[str, Any] = {"over": True}
+        self._ended: dict[str, Any] | Exception = {"over": True}
         self._is_left = threading.Event()
         self._controller.unlink(missing_ok=True)
         self._work.start()
         self._watch.start()
 
     def next_report(self) -> dict[str, Any]:
-        """Wait for what the trial tells next: as a pack host's, the last one `ending` or `over`."""
-        return self._told.get()
+        """Wait for what the trial tells next: as a pack host's, the last one `ending` or `over`.
+
+        Raises:
+            Exception: Ray Train itself failed, with what it raised; Ray Tune begins again.
+        """
+        told = self._told.get()
+        if isinstance(told, Exception):
+            raise told
+        return told
 
     def leave(self) -> None:
         """End the workers, if they are still there."""
@@ -94,7 +100,7 @@ class OwnWorkers:
         except Exception as error:
             if not self._is_left.is_set():
                 log.exception("a trial with workers of its own could not be trained")
-                self._ended = {"ending": ending_by(error)}
+                self._ended = error
 
     def _listener(self, run: RunConfig) -> _Tell:
         write_trial_file(run, self._folder, metric=self._config["metric"])

@@ -93,6 +93,8 @@ class Hosts:
             open_again=self._come_back,
         )
         self._news: list[tuple[int, str, str]] = []
+        self._sharing: dict[int, int] = {}
+        """Host that was told to share its node's CPUs -> its process then."""
 
     def start(self) -> None:
         """Start the hosts; trials may attach at once, and wait for them."""
@@ -297,7 +299,7 @@ class Hosts:
         return found
 
     def news(self) -> list[tuple[int, str, str]]:
-        """Host, what it did, and what that is about, of the hosts that left or came back since."""
+        """Host, what it did, and the rest of the line, of hosts that came, left or came back."""
         news, self._news = self._news, []
         return news
 
@@ -313,15 +315,23 @@ class Hosts:
                     self._start(number)
             elif "address" in self._seen(number):
                 self._turns.gain(number)
-                for first in range(self._packs.num_first):
-                    self._tell(first, {"threads": self._threads_of(first)})
                 self._news.append((number, "joins", "to make passes of its own on half the CPUs"))
+        if len(self._turns.serving) > self._packs.num_first:
+            self._share_cpus()
+
+    def _share_cpus(self) -> None:
+        """Have first hosts use their own CPUs alone, once after each start of their process."""
+        for first in range(self._packs.num_first):
+            seen = self._seen(first)
+            if "address" in seen and self._sharing.get(first) != seen["pid"]:
+                self._sharing[first] = seen["pid"]
+                self._tell(first, {"threads": self._threads_of(first)})
 
     @property
     def _spare(self) -> Collection[int]:
-        """Second hosts that do not take trials yet."""
+        """Second hosts that do not take trials yet, and have not failed."""
         seconds = range(self._packs.num_first, len(self._packs.per_host))
-        return [number for number in seconds if number not in self._turns.serving]
+        return set(seconds).intersection(self._in_service()) - self._turns.serving
 
     def is_growing(self, *, is_worth: Callable[[], bool]) -> bool:
         """Whether a second host is coming up, or about to; processes of trials are to wait for it.
@@ -329,7 +339,10 @@ class Hosts:
         Args:
             is_worth: As for `grow`.
         """
-        return any(number in self._threads or is_worth() for number in self._spare)
+        return any(
+            number in self._threads or (is_worth() and self._has_memory_for_another())
+            for number in self._spare
+        )
 
     def _has_memory_for_another(self) -> bool:
         """Whether this is the hosts' node, and has twice the memory left that a host takes."""

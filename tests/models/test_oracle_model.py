@@ -108,7 +108,10 @@ def test_the_prefix_is_the_originals(folder: Path, variant: str) -> None:
         prefix = one.model().transformer.prefix_encoder(one.entry["batch_size"], torch.float32)
         for (keys, values), theirs in zip(prefix, one.expect["past_key_values"], strict=True):
             ours = torch.stack((keys, values)).permute(0, 3, 1, 2, 4)
-            assert worst(ours, one.tensors[theirs]) < PREFIX
+            expected = one.tensors[theirs]
+            # In terms of the largest value: the expected ones are themselves rounded, and up to
+            # 2e-6 from what double precision gives.
+            assert worst(ours, expected) < PREFIX * max(1.0, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["no-mask", "mask"])

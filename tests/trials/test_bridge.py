@@ -29,7 +29,10 @@ SETTINGS = SearchSettings.model_validate(
         "space": {"train.learning_rate": {"log_range": [1e-4, 1e-2]}},
     }
 )
-REPORT = {"step": 2, "total_steps": 4, "eval_loss": 1.0, "train_loss": 1.0, "first_step_at": 2e9}
+REPORT = {
+    **{"step": 2, "total_steps": 4, "eval_loss": 1.0, "train_loss": 1.0},
+    **{"first_step_at": 2e9, "seconds": 1.0},
+}
 
 
 BASE = RunConfig.model_validate(
