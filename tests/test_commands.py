@@ -174,8 +174,8 @@ def test_check_tells_where_rows_are_and_which_of_the_files_stay_beside_the_users
         ("run.execution=auto", "packed, trials share one base a device, and its passes"),
         (
             "search.space.train.packing={choice: [true, false]}",
-            "packed, trials share one base a device, and its passes; by turns with trials that "
-            "have workers of their own, for train.packing=True",
+            "packed, trials share one base a device, and its passes; for trials of "
+            "train.packing=True, which need workers of their own, hosts close",
         ),
         (
             "run.execution=solo",

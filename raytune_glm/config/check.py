@@ -196,7 +196,7 @@ def _check_execution(run: RunConfig) -> None:
     obstacle = packing_obstacle(run) if run.run.execution == "packed" else None
     if obstacle is not None:
         raise ConfigError(
-            "run.execution must not be packed for trials that cannot share a base, but got "
+            "run.execution must not be packed for trials that cannot share passes, but got "
             f"{obstacle}: write run.execution=auto, or leave that setting out"
         )
 

@@ -160,10 +160,12 @@ def _arithmetic(sweep: SweepConfig, plan: Plan, *, of: str) -> Iterator[Line]:
         yield "resources", "each pack host all CPUs of its node, or a GPU and its share of them"
         if plan.off_hosts is None:
             return
+    whose = "" if plan.off_hosts is None else f"trials of {plan.off_hosts}: "
     gpus = f" and {run.gpus_per_worker:g} GPU" if run.gpus_per_worker else ""
     if run.gpus_per_worker is None:
         gpus = " and a GPU where there is one"
-    yield "resources", f"{run.num_workers} worker(s){of}, each {run.cpus_per_worker:g} CPU{gpus}"
+    workers = f"{run.num_workers} worker(s){of}, each {run.cpus_per_worker:g} CPU{gpus}"
+    yield "resources", f"{whose}{workers}"
 
 
 def _notes(sweep: SweepConfig, plan: Plan, overrides: Sequence[str]) -> Iterator[Line]:
@@ -199,7 +201,7 @@ def _execution(sweep: SweepConfig, plan: Plan) -> str:
     }[plan.execution]
     if plan.off_hosts is None:
         return told
-    return f"{told}; by turns with trials that have workers of their own, for {plan.off_hosts}"
+    return f"{told}; for trials of {plan.off_hosts}, which need workers of their own, hosts close"
 
 
 def _span(ends: tuple[int, int]) -> str:

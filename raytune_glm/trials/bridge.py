@@ -154,6 +154,7 @@ class LedgerCallback(Callback):
         *,
         on_end: Callable[[str], None],
         ramp: Ramp,
+        waits: Callable[[str], bool] = lambda trial_id: False,
     ) -> None:
         """Tell `ledger` and `progress`, and let `steering` look for orders.
 
@@ -164,7 +165,9 @@ class LedgerCallback(Callback):
             budget: What checkpoints may take.
             on_end: Told the id of each trial that gives its place back.
             ramp: Told of each trial that gets a process, or gives one back.
+            waits: Says of a trial's id whether it waits for a device.
         """
+        self._waits = waits
         self._ramp = ramp
         self._on_end = on_end
         self._ledger = ledger
@@ -182,7 +185,11 @@ class LedgerCallback(Callback):
     ) -> None:
         """A trial's process is up."""
         self._ramp.started(trial.config["number"])
-        self._progress.started(self._ledger.live[trial.config["number"]])
+        live = self._ledger.live[trial.config["number"]]
+        if self._waits(live.id):
+            self._progress.queued(live)
+        else:
+            self._progress.started(live)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

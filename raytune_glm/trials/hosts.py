@@ -38,7 +38,7 @@ from raytune_glm.trials.doors import (
     connect,
 )
 from raytune_glm.trials.host import controller_mark, host_trainer, serve
-from raytune_glm.trials.pacing import HostWatch
+from raytune_glm.trials.pacing import HostWatch, News
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.turns import Turns
@@ -92,7 +92,9 @@ class Hosts:
             close=self._leave_device,
             open_again=self._come_back,
         )
-        self._news: list[tuple[int, str, str]] = []
+        self._news: list[News] = []
+        self._queued: set[str] = set()
+        """Trials that wait for their turn."""
         self._sharing: dict[int, int] = {}
         """Host that was told to share its node's CPUs -> its process then."""
 
@@ -218,6 +220,8 @@ class Hosts:
         self._visits[trial_id] = _Visit(name=visit)
         self._turns.arrive(trial_id, needs_workers=self._needs_workers(attach))
         given = {"key": self._key, "attach": attach, "visit": visit}
+        if self._turns.is_waiting(trial_id):
+            self._queued.add(trial_id)
         host = self._visits[trial_id].host
         if host is None:
             return {**given, "turn": str(self._turn_file(visit))}
@@ -239,21 +243,32 @@ class Hosts:
 
     def _seat(self, trial_id: str, number: int) -> None:
         visit = self._visits[trial_id] = replace(self._visits[trial_id], host=number)
+        self._tell_of_turn(trial_id, f"to host {number}")
         if self._packs.leave_devices:
             files.write_json(self._turn_file(visit.name), {"door": str(self._door(number))})
 
     def _send_off(self, trial_id: str) -> None:
+        self._tell_of_turn(trial_id, "with workers of its own")
         files.write_json(self._turn_file(self._visits[trial_id].name), {"start_workers": True})
+
+    def _tell_of_turn(self, trial_id: str, where: str) -> None:
+        if trial_id in self._queued:
+            self._queued.discard(trial_id)
+            self._news.append(News("trial", int(trial_id), "its turn", where))
+
+    def is_waiting(self, trial_id: str) -> bool:
+        """Whether a trial waits for a device."""
+        return trial_id in self._queued
 
     def _leave_device(self, number: int) -> None:
         """Have a host close once it is up; workers that follow wait until Ray has its device."""
-        self._news.append((number, "left", "its device to trials with workers of their own"))
+        self._news.append(News("host", number, "left", "its device, to a trial's own workers"))
         threading.Thread(
             target=self._tell, args=(number, {"close": True}, PATIENCE_SECONDS), daemon=True
         ).start()
 
     def _come_back(self, number: int) -> None:
-        self._news.append((number, "back", "on its device"))
+        self._news.append(News("host", number, "back", "on its device"))
         self._start(number)
 
     def call_off(self, trial_id: str) -> bool:
@@ -261,6 +276,7 @@ class Hosts:
         if not self._turns.is_waiting(trial_id):
             return False
         self._turns.leave(trial_id)
+        self._queued.discard(trial_id)
         files.write_json(self._turn_file(self._visits[trial_id].name), {"over": True})
         return True
 
@@ -298,8 +314,8 @@ class Hosts:
             found[host] = f"with its node; {len(moved)} trial(s) go on with host {other}"
         return found
 
-    def news(self) -> list[tuple[int, str, str]]:
-        """Host, what it did, and the rest of the line, of hosts that came, left or came back."""
+    def news(self) -> list[News]:
+        """Tell which hosts came, left or came back, and which trials had their turn since."""
         news, self._news = self._news, []
         return news
 
@@ -315,7 +331,8 @@ class Hosts:
                     self._start(number)
             elif "address" in self._seen(number):
                 self._turns.gain(number)
-                self._news.append((number, "joins", "to make passes of its own on half the CPUs"))
+                rest = "to make passes of its own on half the CPUs"
+                self._news.append(News("host", number, "joins", rest))
         if len(self._turns.serving) > self._packs.num_first:
             self._share_cpus()
 

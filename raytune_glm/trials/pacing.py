@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
@@ -30,6 +30,15 @@ PACKS = "packs.json"
 def pace_file(door: Path) -> Path:
     """Where a host writes what it measured, beside its door."""
     return door.with_suffix(".pace.json")
+
+
+class News(NamedTuple):
+    """What has become of a host, or of a trial that waited for a device."""
+
+    whose: Literal["host", "trial"]
+    number: int
+    what: str
+    rest: str
 
 
 class HostWatch(Callback):
@@ -72,8 +81,8 @@ class HostWatch(Callback):
             for number, what in self._hosts.look_after().items():
                 self._progress.lost(number, what)
             self._hosts.grow(is_worth=self._needs_another)
-            for number, what, rest in self._hosts.news():
-                self._progress.turned(number, what, rest)
+            for news in self._hosts.news():
+                self._progress.turned(*news)
 
     def _look(self) -> None:
         for number in range(len(self._packs.per_host)):

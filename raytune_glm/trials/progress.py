@@ -82,9 +82,14 @@ class Progress:
         """A host is gone, and what became of its trials."""
         self._line("red", f"host {host}", "gone", what)
 
-    def turned(self, host: int, what: str, rest: str) -> None:
-        """A host has left its device to trials with workers of their own, or come back to it."""
-        self._line("blue", f"host {host}", what, rest)
+    def turned(self, whose: str, number: int, what: str, rest: str) -> None:
+        """A host came, left its device or came back, or a trial that waited has a device."""
+        name = self._name(number) if whose == "trial" else f"{whose} {number}"
+        self._line("blue", name, what, rest)
+
+    def queued(self, trial: LiveTrial) -> None:
+        """A trial waits until devices are free for it."""
+        self._line("yellow", self._name(trial.number), "queued", format_params(trial.params))
 
     def grew(self, num_trials: int) -> None:
         """The sweep has more trials than it began with."""

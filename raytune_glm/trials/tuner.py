@@ -104,6 +104,7 @@ def run_trials(
         DiskBudget(results, sweep.run.disk_budget_gb, metric),
         on_end=on_end,
         ramp=ramp,
+        waits=lambda trial_id: hosts is not None and hosts.is_waiting(trial_id),
     )
     room = None if hosts is None else _Room(sweep, ledger, hosts, ramp, progress)
     contest = Contest(

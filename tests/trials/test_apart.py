@@ -74,6 +74,8 @@ def test_devices_pass_from_own_workers_to_a_host_as_soon_as_a_trial_is_stopped(
     assert [rows[number]["state"] for number in range(3)] == ["PRUNED", "COMPLETE", "PRUNED"]
     assert [rows[number]["steps"] for number in (1, 2)] == [2 * INTERVAL, 0]
     assert [rows[number]["execution"] for number in (0, 1)] == ["solo", "packed"]
-    assert "left       its device to trials with workers of their own" in out
-    assert "back       on its device" in out
+    assert "host 0    left       its device, to a trial's own workers" in out
+    assert "trial 1   queued" in out
+    assert "host 0    back       on its device" in out
+    assert "trial 1   its turn   to host 0" in out
     assert (command.root / "best").is_dir()

@@ -129,5 +129,5 @@ print(json.dumps([told, hosts.news()]))
     assert [door for door, *_ in told] == ["0.json", "1.json", "0.json"]
     for _, *losses in told[1:]:
         assert losses == pytest.approx(told[0][1:], abs=1e-5)
-    assert [what for _, what, _ in news] == ["joins"]
+    assert [what for _, _, what, _ in news] == ["joins"]
     assert command.left == []
