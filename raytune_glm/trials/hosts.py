@@ -66,6 +66,8 @@ class _Visit:
     name: str
     host: int | None = None
     """The host; none: it waits for its turn, or has workers of its own."""
+    was_queued: bool = False
+    """Whether it had to wait for its turn."""
 
 
 class Hosts:
@@ -93,8 +95,6 @@ class Hosts:
             open_again=self._come_back,
         )
         self._news: list[News] = []
-        self._queued: set[str] = set()
-        """Trials that wait for their turn."""
         self._sharing: dict[int, int] = {}
         """Host that was told to share its node's CPUs -> its process then."""
 
@@ -221,7 +221,7 @@ class Hosts:
         self._turns.arrive(trial_id, needs_workers=self._needs_workers(attach))
         given = {"key": self._key, "attach": attach, "visit": visit}
         if self._turns.is_waiting(trial_id):
-            self._queued.add(trial_id)
+            self._visits[trial_id] = replace(self._visits[trial_id], was_queued=True)
         host = self._visits[trial_id].host
         if host is None:
             return {**given, "turn": str(self._turn_file(visit))}
@@ -252,13 +252,12 @@ class Hosts:
         files.write_json(self._turn_file(self._visits[trial_id].name), {"start_workers": True})
 
     def _tell_of_turn(self, trial_id: str, where: str) -> None:
-        if trial_id in self._queued:
-            self._queued.discard(trial_id)
+        if self._visits[trial_id].was_queued:
             self._news.append(News("trial", int(trial_id), "its turn", where))
 
     def is_waiting(self, trial_id: str) -> bool:
         """Whether a trial waits for a device."""
-        return trial_id in self._queued
+        return self._turns.is_waiting(trial_id)
 
     def _leave_device(self, number: int) -> None:
         """Have a host close once it is up; workers that follow wait until Ray has its device."""
@@ -276,14 +275,15 @@ class Hosts:
         if not self._turns.is_waiting(trial_id):
             return False
         self._turns.leave(trial_id)
-        self._queued.discard(trial_id)
         files.write_json(self._turn_file(self._visits[trial_id].name), {"over": True})
         return True
 
     def _in_service(self) -> list[int]:
         """The hosts that serve trials, or are coming up to."""
-        numbers = range(len(self._packs.per_host))
-        return [host for host in numbers if self._seen(host).keys().isdisjoint({"moved", "error"})]
+        return [host for host in range(len(self._packs.per_host)) if self._is_in_service(host)]
+
+    def _is_in_service(self, number: int) -> bool:
+        return self._seen(number).keys().isdisjoint({"moved", "error"})
 
     def _seen(self, number: int) -> dict[str, Any]:
         """What is on a host's door; nothing before the host has come, and after it has left."""
@@ -348,7 +348,8 @@ class Hosts:
     def _spare(self) -> Collection[int]:
         """Second hosts that do not take trials yet, and have not failed."""
         seconds = range(self._packs.num_first, len(self._packs.per_host))
-        return set(seconds).intersection(self._in_service()) - self._turns.serving
+        idle = set(seconds).difference(self._turns.serving)
+        return [number for number in idle if self._is_in_service(number)]
 
     def is_growing(self, *, is_worth: Callable[[], bool]) -> bool:
         """Whether a second host is coming up, or about to; processes of trials are to wait for it.
@@ -422,10 +423,11 @@ class Hosts:
             self._tell(number, {"close": True})
         for number, thread in self._threads.items():
             is_served = number in self._turns.serving and "moved" not in self._seen(number)
-            thread.join(CLOSING_SECONDS if is_served else 0)
+            patience = CLOSING_SECONDS if is_served else 0
+            thread.join(patience)
             if thread.is_alive():
                 self._give_up(number)
-                thread.join(CLOSING_SECONDS if is_served else 0)
+                thread.join(patience)
 
     def _give_up(self, number: int) -> None:
         """End the wait for a host that died and for which there is no room: its controller's."""

@@ -13,6 +13,15 @@ class Clock:
         return self.now
 
 
+def four_started() -> tuple[Clock, Ramp]:
+    """A host whose first four trials have just begun."""
+    clock = Clock()
+    ramp = Ramp(1, clock)
+    for number in range(4):
+        ramp.started(number)
+    return clock, ramp
+
+
 def test_four_processes_a_host_start_before_it_is_known_how_long_trials_take() -> None:
     ramp = Ramp(2, Clock())
     assert ramp.has_room(7, num_left=100)
@@ -23,10 +32,7 @@ def test_four_processes_a_host_start_before_it_is_known_how_long_trials_take() -
 
 
 def test_short_trials_share_the_processes_that_are_up() -> None:
-    clock = Clock()
-    ramp = Ramp(1, clock)
-    for number in range(4):
-        ramp.started(number)
+    clock, ramp = four_started()
     clock.now = 2.0
     ramp.ended(0)
     clock.now = 60.0
@@ -35,10 +41,7 @@ def test_short_trials_share_the_processes_that_are_up() -> None:
 
 
 def test_as_short_ones_have_further_processes_started_where_there_are_many_left() -> None:
-    clock = Clock()
-    ramp = Ramp(1, clock)
-    for number in range(4):
-        ramp.started(number)
+    clock, ramp = four_started()
     clock.now = 2.0
     ramp.ended(0)
     assert not ramp.has_room(4, num_left=124)
@@ -47,10 +50,7 @@ def test_as_short_ones_have_further_processes_started_where_there_are_many_left(
 
 
 def test_trials_that_train_for_a_while_have_further_processes_started() -> None:
-    clock = Clock()
-    ramp = Ramp(1, clock)
-    for number in range(4):
-        ramp.started(number)
+    clock, ramp = four_started()
     clock.now = 5.0
     assert not ramp.has_room(4, num_left=1)
     clock.now = 10.0
@@ -65,10 +65,7 @@ def test_a_sweep_whose_only_process_failed_at_once_starts_another() -> None:
 
 
 def test_a_second_host_is_worth_it_for_many_trials_of_short_steps() -> None:
-    clock = Clock()
-    ramp = Ramp(1, clock)
-    for number in range(4):
-        ramp.started(number)
+    clock, ramp = four_started()
     clock.now = 4.0
     assert not ramp.is_worth_a_host(1000), "nothing is known of their steps"
     ramp.reported(0.1)

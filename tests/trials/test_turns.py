@@ -72,6 +72,23 @@ def test_a_device_that_was_left_has_as_many_trials_as_it_has_room_for_and_is_lef
     assert devices.come("a") == ["open 0", "a on 0"]
 
 
+def test_what_is_free_on_a_device_is_not_given_past_an_older_trial_of_its_host() -> None:
+    devices = Devices(1, room=2)
+    devices.come("X")
+    assert devices.come("a", "Y") == [], "Y has room beside X, and came after a"
+    assert devices.go("X") == ["open 0", "a on 0"]
+    assert devices.go("a") == ["close 0", "Y apart"]
+
+
+def test_an_idle_device_is_kept_for_an_older_trial_that_needs_more_than_it() -> None:
+    devices = Devices(3, room=1 / 2)
+    assert devices.come("X") == ["close 0", "close 1", "X apart"]
+    assert devices.go("X") == []
+    assert devices.come("a", "b") == ["a on 2", "open 0", "b on 0"]
+    assert devices.come("Y", "c") == ["c on 2"], "device 1 is idle, and half of what Y needs"
+    assert devices.go("b") == ["close 0", "Y apart"]
+
+
 def test_of_several_hosts_the_least_busy_one_closes_and_one_stays() -> None:
     devices = Devices(3)
     devices.come("a", "b", "c")
