@@ -95,8 +95,8 @@ class Hosts:
             open_again=self._come_back,
         )
         self._news: list[News] = []
-        self._sharing: dict[int, int] = {}
-        """Host that was told to share its node's CPUs -> its process then."""
+        self._sharing: dict[int, tuple[int, int]] = {}
+        """Host that shares its node's CPUs -> its process, and the threads it was told of."""
 
     def start(self) -> None:
         """Start the hosts; trials may attach at once, and wait for them."""
@@ -178,8 +178,9 @@ class Hosts:
 
     def _threads_of(self, number: int) -> int:
         """How many threads a host may compute with: its CPUs', and those that nobody has yet."""
-        idle = set(range(len(self._packs.per_host))).difference(self._turns.serving, {number})
-        sharing = {number, *idle} if number < self._packs.num_first else {number}
+        sharing = {number}
+        if number < self._packs.num_first:
+            sharing.update(second for second in self._seconds if not self._is_coming(second))
         cpus = sum(self._packs.per_host[host].get("CPU", 1) for host in sharing)
         return max(1, int(cpus))
 
@@ -333,22 +334,34 @@ class Hosts:
                 self._turns.gain(number)
                 rest = "to make passes of its own on half the CPUs"
                 self._news.append(News("host", number, "joins", rest))
-        if len(self._turns.serving) > self._packs.num_first:
+        if not self._threads.keys().isdisjoint(self._seconds):
             self._share_cpus()
 
     def _share_cpus(self) -> None:
-        """Have first hosts use their own CPUs alone, once after each start of their process."""
+        """Tell first hosts of their threads, where they do not know: each process begins with all.
+
+        They leave a second host its CPUs from its start, the sooner to have it: whoever has two
+        threads waits for the slower one, so that a process beside them halves their speed.
+        """
         for first in range(self._packs.num_first):
-            seen = self._seen(first)
-            if "address" in seen and self._sharing.get(first) != seen["pid"]:
-                self._sharing[first] = seen["pid"]
-                self._tell(first, {"threads": self._threads_of(first)})
+            seen, count = self._seen(first), self._threads_of(first)
+            if "address" in seen and self._sharing.get(first) != (seen["pid"], count):
+                self._sharing[first] = seen["pid"], count
+                self._tell(first, {"threads": count})
+
+    @property
+    def _seconds(self) -> Collection[int]:
+        """Second hosts, whether or not they have been started."""
+        return range(self._packs.num_first, len(self._packs.per_host))
+
+    def _is_coming(self, number: int) -> bool:
+        """Whether a host has been started and has not failed."""
+        return number in self._threads and self._is_in_service(number)
 
     @property
     def _spare(self) -> Collection[int]:
         """Second hosts that do not take trials yet, and have not failed."""
-        seconds = range(self._packs.num_first, len(self._packs.per_host))
-        idle = set(seconds).difference(self._turns.serving)
+        idle = set(self._seconds).difference(self._turns.serving)
         return [number for number in idle if self._is_in_service(number)]
 
     def is_growing(self, *, is_worth: Callable[[], bool]) -> bool:

@@ -5,6 +5,7 @@ Read next: `bridge`, `hosts`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -44,11 +45,23 @@ class Ramp:
             clock: Gives seconds.
         """
         self._clock = clock
-        self._first = FIRST * num_hosts
+        self._num_hosts = num_hosts
+        self._joined_at = -math.inf
         self._running: dict[int, float] = {}
         self._up = 0
         self._last_took: float | None = None
         self._step_seconds: float | None = None
+
+    def hosts_up(self, count: int) -> None:
+        """So many hosts take trials; of how long one takes, the time before one more says nothing.
+
+        Args:
+            count: Hosts.
+        """
+        if count > self._num_hosts:
+            self._num_hosts = count
+            self._joined_at = self._clock()
+            self._last_took = None
 
     def started(self, number: int) -> None:
         """A trial's process is up and at its host."""
@@ -58,7 +71,7 @@ class Ramp:
     def ended(self, number: int) -> None:
         """A trial has given its process back."""
         began = self._running.pop(number, None)
-        if began is not None:
+        if began is not None and began >= self._joined_at:
             self._last_took = self._clock() - began
 
     def reported(self, step_seconds: float) -> None:
@@ -86,7 +99,7 @@ class Ramp:
         left = self._seconds_left(num_left)
         is_worth_it = self._seconds >= LONG_SECONDS or left >= WORTH_SECONDS
         further = BURST if may_start and is_worth_it else 0
-        return num_live < max(self._first, self._up + further)
+        return num_live < max(FIRST * self._num_hosts, self._up + further)
 
     def _seconds_left(self, num_left: int) -> float:
         """What the trials that have not begun take, as many at a time as there are processes."""
@@ -98,4 +111,5 @@ class Ramp:
         if self._last_took is not None:
             return self._last_took
         now = self._clock()
-        return max((now - began for began in self._running.values()), default=0.0)
+        since = (max(began, self._joined_at) for began in self._running.values())
+        return max((now - then for then in since), default=0.0)

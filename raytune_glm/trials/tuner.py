@@ -184,6 +184,7 @@ class _Room:
     def has_more(self) -> bool:
         """Whether a further trial has a place."""
         live = len(self._ledger.live)
+        self._ramp.hosts_up(len(self._hosts.serving))
         if live >= self.watch.room or self._needs_all:
             return live < self.watch.room
         may_start = not self._hosts.is_growing(is_worth=self._is_host_worth_it)

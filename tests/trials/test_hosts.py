@@ -73,10 +73,13 @@ def test_a_second_host_joins_the_first_and_trains_alike(tmp_path: Path) -> None:
         pytest.skip("a host of one CPU has none to leave")
     command = Command(
         tmp_path,
-        {"search": {"metric": "eval_loss", "num_trials": 8, "sampler": {"name": "random"}}},
+        {
+            "search": {"metric": "eval_loss", "num_trials": 8, "sampler": {"name": "random"}},
+            "run": {"max_failures": 0},
+        },
     )
     script = f"""
-import json, time
+import json, os, signal, time
 from pathlib import Path
 from raytune_glm.config import load_sweep, run_of
 from raytune_glm.trials import cluster
@@ -89,6 +92,13 @@ results = ResultsFolder(sweep.run.folder)
 cluster.connect("local", log_file=results.root / "ray.log")
 hosts = Hosts(sweep, results, cluster.place(sweep, precisions=["fp32"], execution="packed"))
 told = []
+log = results.root / "ray/hosts/0.log"
+
+def grow_until(is_so):
+    end = time.monotonic() + 100
+    while not is_so() and time.monotonic() < end:
+        hosts.grow(is_worth=lambda: True)
+        time.sleep(0.1)
 
 def train(name):
     attach = {{
@@ -111,23 +121,28 @@ try:
     train("first")
     hosts.grow(is_worth=lambda: False)
     assert hosts.serving == {{0}}
-    end = time.monotonic() + 100
-    while hosts.serving != {{0, 1}} and time.monotonic() < end:
-        hosts.grow(is_worth=lambda: True)
-        time.sleep(0.1)
+    grow_until(lambda: "computes with" in log.read_text())
+    early = hosts.serving == {{0}}
+    grow_until(lambda: hosts.serving == {{0, 1}})
     train("second")
     train("third")
+    os.kill(json.loads((log.parent / "1.json").read_text())["pid"], signal.SIGKILL)
+    grow_until(lambda: log.read_text().count("computes with") == 2)
 finally:
     hosts.close()
     cluster.leave()
-print(json.dumps([told, hosts.news()]))
+threads = [line.split("with ")[1].split()[0] for line in log.open() if "computes with" in line]
+print(json.dumps([told, hosts.news(), early, threads]))
 """
     command.words = ["-c", script]
     done = command.run()
     assert done.returncode == 0, done.stderr
-    told, news = json.loads(done.stdout.splitlines()[-1])
+    told, news, is_early, threads = json.loads(done.stdout.splitlines()[-1])
     assert [door for door, *_ in told] == ["0.json", "1.json", "0.json"]
     for _, *losses in told[1:]:
         assert losses == pytest.approx(told[0][1:], abs=1e-5)
     assert [what for _, _, what, _ in news] == ["joins"]
+    cpus = os.cpu_count() or 1
+    assert threads == [str(cpus - cpus // 2), str(cpus)], "the others go back with the second host"
+    assert is_early, "what comes up beside the first host slows all of its threads"
     assert command.left == []

@@ -74,3 +74,25 @@ def test_a_second_host_is_worth_it_for_many_trials_of_short_steps() -> None:
     assert not ramp.is_worth_a_host(59), "less than a minute's work of four at a time"
     ramp.reported(0.25)
     assert not ramp.is_worth_a_host(1000), "such a pass keeps all threads busy"
+
+
+def test_once_a_further_host_is_up_four_processes_more_start_and_trials_are_timed_anew() -> None:
+    clock, ramp = four_started()
+    clock.now = 8.0
+    ramp.hosts_up(2)
+    assert ramp.has_room(7, num_left=100)
+    assert not ramp.has_room(8, num_left=100)
+    clock.now = 12.0
+    ramp.ended(0)
+    assert not ramp.has_room(8, num_left=100), "it took 12 s, most of them before the host was up"
+    clock.now = 18.0
+    assert ramp.has_room(8, num_left=100), "those that go on have taken 10 s since"
+
+
+def test_that_a_host_leaves_its_device_and_comes_back_changes_nothing() -> None:
+    clock, ramp = four_started()
+    clock.now = 30.0
+    ramp.ended(0)
+    ramp.hosts_up(0)
+    ramp.hosts_up(1)
+    assert ramp.has_room(4, num_left=1), "a trial took 30 s"
