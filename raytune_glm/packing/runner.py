@@ -29,6 +29,7 @@ from raytune_glm.packing.pack import DataRow
 from raytune_glm.packing.slot import twin
 from raytune_glm.packing.trial import SlotTrial
 from raytune_glm.score import score_model
+from raytune_glm.space import Overrides
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +153,9 @@ class PackRunner:
             if self._members and not self._is_loaded(request.run):
                 continue
             self._waiting.remove(request)
+            if _must_go(request):  # as a host that died had found
+                self._send_off(request, ladder.changes_of(request.folder))
+                continue
             try:
                 member = self._member(request)
             except Exception as error:
@@ -301,13 +305,20 @@ class PackRunner:
         """Take a trial that does not fit even alone to the next rung of the ladder."""
         run = ladder.applied(request.run, request.folder)
         changes = ladder.descend(run, request.folder, text, on_gpu=self._device.type == "cuda")
-        if changes is None or hosting_obstacle(ladder.applied(run, request.folder)) is not None:
-            request.report({"ending": {"state": "INFEASIBLE", "error": text}})
-            return
         self._loners.discard(request.key)
-        log.warning("%s goes on with %s", request.folder.name, changes)
-        request.report({"retry": changes})
-        self._waiting.insert(0, request)
+        if changes is None:
+            request.report({"ending": {"state": "INFEASIBLE", "error": text}})
+        elif _must_go(request):
+            self._send_off(request, changes)
+        else:
+            log.warning("%s goes on with %s", request.folder.name, changes)
+            request.report({"retry": changes})
+            self._waiting.insert(0, request)
+
+    def _send_off(self, request: Attach, changes: Overrides) -> None:
+        """Have a trial go on elsewhere, on a rung of the ladder that no host can take."""
+        log.warning("%s leaves for workers of its own, with %s", request.folder.name, changes)
+        request.report({"retry": changes, "needs_workers": True})
 
     def _evaluate(self, base: Base, due: Sequence[Hashable]) -> None:
         members = {key: self._members[key] for key in due}
@@ -367,6 +378,11 @@ class PackRunner:
             self._descend(request, ending["error"])
         else:
             request.report({"ending": ending})
+
+
+def _must_go(request: Attach) -> bool:
+    """Whether a trial is on a rung of the ladder that needs workers of its own."""
+    return hosting_obstacle(ladder.applied(request.run, request.folder)) is not None
 
 
 def _beside(

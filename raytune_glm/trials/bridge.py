@@ -155,6 +155,7 @@ class LedgerCallback(Callback):
         on_end: Callable[[str], None],
         ramp: Ramp,
         waits: Callable[[str], bool] = lambda trial_id: False,
+        send_off: Callable[[str], None] = lambda trial_id: None,
     ) -> None:
         """Tell `ledger` and `progress`, and let `steering` look for orders.
 
@@ -166,7 +167,9 @@ class LedgerCallback(Callback):
             on_end: Told the id of each trial that gives its place back.
             ramp: Told of each trial that gets a process, or gives one back.
             waits: Says of a trial's id whether it waits for a device.
+            send_off: Told the id of each trial that goes on with workers of its own.
         """
+        self._send_off = send_off
         self._waits = waits
         self._ramp = ramp
         self._on_end = on_end
@@ -203,6 +206,8 @@ class LedgerCallback(Callback):
             self._keep_budget()
         elif "retry" in result:
             self._progress.retried(number, result["retry"])
+            if result.get("needs_workers"):
+                self._send_off(self._ledger.live[number].id)
 
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

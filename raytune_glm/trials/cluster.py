@@ -40,7 +40,8 @@ class PackPlacement:
     is_forced: bool
     """Whether so many share a pass whatever is measured."""
     leave_devices: bool = False
-    """Whether hosts close for trials that need workers of their own, and come back."""
+    """Whether there are trials that need workers of their own from the start, for whom hosts close
+    and come back; others may come to it for want of memory."""
     num_first: int
     """Hosts that start at once; the others are second ones of their node, started once there is
     reason to."""

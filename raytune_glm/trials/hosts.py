@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raytune_glm import files, memory
+from raytune_glm import files, ladder, memory
 from raytune_glm.config import RunConfig, SweepConfig, run_of, trial_run
 from raytune_glm.config.execution import hosting_obstacle
 from raytune_glm.processes import ProcessMark
@@ -220,19 +220,27 @@ class Hosts:
         visit = f"{trial_id}-{next(self._visit_numbers)}"
         self._visits[trial_id] = _Visit(name=visit)
         self._turns.arrive(trial_id, needs_workers=self._needs_workers(attach))
-        given = {"key": self._key, "attach": attach, "visit": visit}
-        if self._turns.is_waiting(trial_id):
-            self._visits[trial_id] = replace(self._visits[trial_id], was_queued=True)
+        self._mark_if_waiting(trial_id)
+        turn = str(self._turn_file(visit))
+        given = {"key": self._key, "attach": attach, "visit": visit, "turn": turn}
         host = self._visits[trial_id].host
-        if host is None:
-            return {**given, "turn": str(self._turn_file(visit))}
-        return {**given, "door": str(self._door(host))}
+        return given if host is None else {**given, "door": str(self._door(host))}
 
     def _needs_workers(self, attach: dict[str, Any]) -> bool:
-        if not self._packs.leave_devices:
-            return False
         run = RunConfig.model_validate(attach["base"])
-        return hosting_obstacle(trial_run(run, attach["overrides"])) is not None
+        run = ladder.applied(trial_run(run, attach["overrides"]), Path(attach["folder"]))
+        return hosting_obstacle(run) is not None
+
+    def send_off(self, trial_id: str) -> None:
+        """Have a trial that its host cannot go on with wait for workers of its own."""
+        self._turns.leave(trial_id)
+        self._visits[trial_id] = replace(self._visits[trial_id], host=None)
+        self._turns.arrive(trial_id, needs_workers=True)
+        self._mark_if_waiting(trial_id)
+
+    def _mark_if_waiting(self, trial_id: str) -> None:
+        if self._turns.is_waiting(trial_id):
+            self._visits[trial_id] = replace(self._visits[trial_id], was_queued=True)
 
     def _room_on(self, numbers: Collection[int]) -> int:
         """How many trials can have workers of their own on the devices of some hosts."""
@@ -245,7 +253,7 @@ class Hosts:
     def _seat(self, trial_id: str, number: int) -> None:
         visit = self._visits[trial_id] = replace(self._visits[trial_id], host=number)
         self._tell_of_turn(trial_id, f"to host {number}")
-        if self._packs.leave_devices:
+        if visit.was_queued:
             files.write_json(self._turn_file(visit.name), {"door": str(self._door(number))})
 
     def _send_off(self, trial_id: str) -> None:

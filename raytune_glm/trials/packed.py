@@ -38,9 +38,9 @@ class PackedTrial(tune.Trainable):
         """Attach a trial, or have it wait for its turn.
 
         Args:
-            config: `key`, `attach` and `visit` (see `packing.server`); `door`, or else `turn`, a
-                file that will hold one, or what else to do; and `from_step`, at which a copy of
-                another trial began, else 0.
+            config: `key`, `attach` and `visit` (see `packing.server`); `door`, unless the trial
+                has to wait for one; `turn`, a file that tells a trial that waits where to go; and
+                `from_step`, at which a copy of another trial began, else 0.
         """
         self._connection: Connection | None = None
         self._door: str | None = None
@@ -84,6 +84,9 @@ class PackedTrial(tune.Trainable):
             self._must_wait = False
         while True:
             report = self._next_report()
+            if report.get("needs_workers"):
+                self._must_wait = True
+                Path(self._asked["turn"]).unlink(missing_ok=True)  # which had led to the host
             if "retry" in report:
                 return report
             if "over" in report:  # it had told all else before: a copy of a trial at its end

@@ -105,6 +105,7 @@ def run_trials(
         on_end=on_end,
         ramp=ramp,
         waits=lambda trial_id: hosts is not None and hosts.is_waiting(trial_id),
+        send_off=lambda trial_id: hosts.send_off(trial_id) if hosts is not None else None,
     )
     room = None if hosts is None else _Room(sweep, ledger, hosts, ramp, progress)
     contest = Contest(

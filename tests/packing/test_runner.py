@@ -333,6 +333,24 @@ def test_a_trial_that_leaves_while_it_waits_to_answer_keeps_nobody(tmp_path: Pat
     host.close()
 
 
+def test_a_trial_that_only_offload_helps_leaves_for_workers_of_its_own(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Pack, batches: Any, **settings: Any) -> Any:
+        raise MemoryError("std::bad_alloc")
+
+    on_a_cpu = ladder.step_down
+    monkeypatch.setattr(ladder, "step_down", lambda run, on_gpu: on_a_cpu(run, on_gpu=True))
+    monkeypatch.setattr(Pack, "train_pass", full)
+    small = {"train.micro_batch_size": 1, "train.eval_batch_size": 1}
+    talk = host.attach("a", {**small, "train.gradient_checkpointing": True})
+    offload = {"deepspeed.zero_stage": 1, "deepspeed.offload_optimizer": "cpu"}
+    asked = {"retry": offload, "needs_workers": True}
+    assert reports(talk, 1) == [asked]
+    again = host.attach("a", {**small, "train.gradient_checkpointing": True})
+    assert reports(again, 1) == [asked], "as where the host died before the trial had heard of it"
+
+
 def test_a_trial_that_had_come_to_its_end_trains_no_further(tmp_path: Path) -> None:
     host = Host(tmp_path, pack_size=1)
     before = reports(host.attach("over"), 2)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,77 +68,134 @@ def test_a_killed_host_costs_its_trials_one_reporting_interval_at_most(tmp_path:
         assert reported_steps(trial) == list(range(INTERVAL, 81, INTERVAL))
 
 
-def test_a_second_host_joins_the_first_and_trains_alike(tmp_path: Path) -> None:
-    """The same trial on the first host with all threads, on the second, on the first with half."""
-    if (os.cpu_count() or 1) < 2:
-        pytest.skip("a host of one CPU has none to leave")
-    command = Command(
-        tmp_path,
-        {
-            "search": {"metric": "eval_loss", "num_trials": 8, "sampler": {"name": "random"}},
-            "run": {"max_failures": 0},
-        },
-    )
-    script = f"""
-import json, os, signal, time
+HOSTS = """
+import json, os, signal, sys, time
 from pathlib import Path
+from raytune_glm import files
 from raytune_glm.config import load_sweep, run_of
 from raytune_glm.trials import cluster
 from raytune_glm.trials.hosts import Hosts
 from raytune_glm.trials.packed import PackedTrial
 from raytune_glm.trials.records import ResultsFolder
 
-sweep = load_sweep(Path({str(command.file)!r}), [])
+sweep = load_sweep(Path(sys.argv[1]), [])
 results = ResultsFolder(sweep.run.folder)
 cluster.connect("local", log_file=results.root / "ray.log")
-hosts = Hosts(sweep, results, cluster.place(sweep, precisions=["fp32"], execution="packed"))
-told = []
-log = results.root / "ray/hosts/0.log"
+placement = cluster.place(sweep, precisions=["fp32"], execution="packed")
+hosts = Hosts(sweep, results, placement)
 
+def attached(name, overrides={}):
+    attach = {
+        "base": run_of(sweep).model_dump(mode="json"),
+        "overrides": overrides,
+        "folder": str(results.trial(name)),
+        "metric": "eval_loss",
+        "data_cache": str(results.data),
+        "results": str(results.root),
+        "resources": placement.per_worker,
+        "ray_folder": str(results.root / "ray"),
+    }
+    return {**hosts.attachment(name, attach), "from_step": 0}
+
+def reports_of(asked):
+    trial = PackedTrial(asked)
+    report = {}
+    while not report.get("done"):
+        report = trial.step()
+        yield report
+    trial.stop()
+
+try:
+    hosts.start()
+    told = act()
+finally:
+    hosts.close()
+    cluster.leave()
+print(json.dumps([*told, hosts.news()]))
+"""
+"""What has hosts without Ray Tune do what `act` says."""
+
+
+def run_hosts(command: Command, act: str) -> list[Any]:
+    """Give what `act` returned, and the hosts' news."""
+    command.words = ["-c", act + HOSTS, str(command.file)]
+    done = command.run()
+    assert done.returncode == 0, done.stderr
+    told: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    assert command.left == []
+    return told
+
+
+def sweep_of(num_trials: int) -> dict[str, Any]:
+    return {"metric": "eval_loss", "num_trials": num_trials, "sampler": {"name": "random"}}
+
+
+def test_a_trial_whose_rung_no_host_takes_goes_on_with_workers_of_its_own(tmp_path: Path) -> None:
+    """On CPUs no rung is such a one: here the ladder's file holds a setting that hosts refuse."""
+    told, is_given_a_host, news = run_hosts(
+        Command(tmp_path, {"search": sweep_of(2)}),
+        """
+def act():
+    told = []
+    asked = {"0000": attached("0000")}
+    rung = {"changes": {"train.packing": True}, "error": "out of memory"}
+    files.append_line(results.trial("0000") / "ladder.jsonl", rung)
+    for name in ("0000", "0001"):
+        for report in reports_of(asked.get(name) or attached(name)):
+            told.append([name, report.get("step"), report.get("retry")])
+            if report.get("needs_workers"):
+                hosts.send_off(name)
+        hosts.release(name)
+    return told, "door" in attached("0000")
+""",
+    )
+    assert told == [
+        ["0000", None, {"train.packing": True}],
+        ["0000", 4, None],
+        ["0000", 8, None],
+        ["0001", 4, None],
+        ["0001", 8, None],
+    ]
+    assert not is_given_a_host, "the ladder's file is heeded where a trial begins again"
+    assert [what for _, _, what, _ in news][:2] == ["left", "back"]
+
+
+def test_a_second_host_joins_the_first_and_trains_alike(tmp_path: Path) -> None:
+    """The same trial on the first host with all threads, on the second, on the first with half."""
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("a host of one CPU has none to leave")
+    told, is_early, threads, news = run_hosts(
+        Command(tmp_path, {"search": sweep_of(8), "run": {"max_failures": 0}}),
+        """
 def grow_until(is_so):
     end = time.monotonic() + 100
     while not is_so() and time.monotonic() < end:
         hosts.grow(is_worth=lambda: True)
         time.sleep(0.1)
 
-def train(name):
-    attach = {{
-        "base": run_of(sweep).model_dump(mode="json"),
-        "overrides": {{"train.learning_rate": 1e-3}},
-        "folder": str(results.trial(name)),
-        "metric": "eval_loss",
-        "data_cache": str(results.data),
-    }}
-    asked = hosts.attachment(name, attach)
-    trial = PackedTrial({{**asked, "from_step": 0}})
-    losses = []
-    while not (report := trial.step())["done"]:
-        losses.append(report["eval_loss"])
-    trial.stop()
-    told.append([Path(asked["door"]).name, *losses, report["eval_loss"]])
+def act():
+    log = results.root / "ray/hosts/0.log"
+    told = []
 
-try:
-    hosts.start()
+    def train(name):
+        asked = attached(name, {"train.learning_rate": 1e-3})
+        losses = [report["eval_loss"] for report in reports_of(asked)]
+        told.append([Path(asked["door"]).name, *losses])
+
     train("first")
     hosts.grow(is_worth=lambda: False)
-    assert hosts.serving == {{0}}
+    assert hosts.serving == {0}
     grow_until(lambda: "computes with" in log.read_text())
-    early = hosts.serving == {{0}}
-    grow_until(lambda: hosts.serving == {{0, 1}})
+    is_early = hosts.serving == {0}
+    grow_until(lambda: hosts.serving == {0, 1})
     train("second")
     train("third")
     os.kill(json.loads((log.parent / "1.json").read_text())["pid"], signal.SIGKILL)
     grow_until(lambda: log.read_text().count("computes with") == 2)
-finally:
-    hosts.close()
-    cluster.leave()
-threads = [line.split("with ")[1].split()[0] for line in log.open() if "computes with" in line]
-print(json.dumps([told, hosts.news(), early, threads]))
-"""
-    command.words = ["-c", script]
-    done = command.run()
-    assert done.returncode == 0, done.stderr
-    told, news, is_early, threads = json.loads(done.stdout.splitlines()[-1])
+    threads = [line.split("with ")[1].split()[0] for line in log.open() if "computes with" in line]
+    return told, is_early, threads
+""",
+    )
     assert [door for door, *_ in told] == ["0.json", "1.json", "0.json"]
     for _, *losses in told[1:]:
         assert losses == pytest.approx(told[0][1:], abs=1e-5)
@@ -145,4 +203,3 @@ print(json.dumps([told, hosts.news(), early, threads]))
     cpus = os.cpu_count() or 1
     assert threads == [str(cpus - cpus // 2), str(cpus)], "the others go back with the second host"
     assert is_early, "what comes up beside the first host slows all of its threads"
-    assert command.left == []
