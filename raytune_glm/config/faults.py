@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from raytune_glm.errors import ConfigError, shown
 
@@ -36,6 +37,8 @@ _REMEDIES = {
     "dict_type": "write {} for an empty one",
     "float_parsing": "write it without a unit, 24e9 or 1e-4 say",
 }
+
+_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 
 _UNSPACED = re.compile(r"([^:]+):(\S+)")
 """`rank:8`, which in YAML is a key without a value."""
@@ -117,6 +120,10 @@ def _remedy(kind: type[BaseModel], fault: Any, where: str) -> str:
     if fault["type"] == "missing":
         examples = _examples(kind, fault["loc"])
         return f": add {where}={examples[0]}, say" if examples else ""
+    if fault["type"] in _BOUNDS:
+        defaults = [field.default for field in _fields(kind, fault["loc"])]
+        known = [default for default in defaults if isinstance(default, int | float)]
+        return f": leave it out for the default, {known[0]}" if known else ""
     remedy = _REMEDIES.get(fault["type"])
     return "" if remedy is None else f": {remedy}"
 
@@ -141,11 +148,15 @@ def _section_like(kind: type[BaseModel], location: tuple[Any, ...], where: str) 
 
 def _examples(kind: Any, location: tuple[Any, ...]) -> list[Any]:
     """The examples of a field that is missing."""
+    return [example for field in _fields(kind, location) for example in field.examples or ()]
+
+
+def _fields(kind: Any, location: tuple[Any, ...]) -> list[FieldInfo]:
+    """The fields that a place may be of."""
     *above, name = location
     for part in above:
         kind, _ = _below(kind, part)
-    fields = [model.model_fields[name] for model in _models_in(kind) if name in model.model_fields]
-    return [example for field in fields for example in field.examples or ()]
+    return [model.model_fields[name] for model in _models_in(kind) if name in model.model_fields]
 
 
 def _variants_with(kind: Any, location: tuple[int | str, ...]) -> list[Any]:

@@ -317,7 +317,11 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path: Path, text: str, problem: 
         ),
         ("train=3", "train: must be a section with keys of its own, but got 3"),
         ("method=3", "method: must be a section with keys of its own, but got 3"),
-        ("method.rank=0", "method.rank: must be greater than or equal to 1, but got 0"),
+        (
+            "method.rank=0",
+            "method.rank: must be greater than or equal to 1, but got 0: leave it out for the "
+            "default, 8",
+        ),
         (
             "method.target_modules=5",
             "method.target_modules: must be attention, mlp, all or a list of names, but got 5",
