@@ -34,6 +34,18 @@ SIZES = [(2, 161, 192, 384), (1, 1952, 192, 1024), (2, 61, 192, 384)]
 """Rows, tokens, inputs, outputs; the last is too small for oneDNN to pay."""
 
 
+@pytest.mark.parametrize(("is_intels", "kind"), [(True, nn.Linear), (False, FullWidthLinear)])
+def test_intels_processors_stay_with_mkl(
+    monkeypatch: pytest.MonkeyPatch, is_intels: bool, kind: type[nn.Linear]
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(linears, "_is_intels", lambda: is_intels)
+    monkeypatch.setattr(linears, "_has_wider_vectors", linears._has_wider_vectors.__wrapped__)
+    model = nn.Sequential(nn.Linear(192, 384))
+    speed_up_linears(model)
+    assert type(model[0]) is kind
+
+
 def relative_error(found: Tensor, exact: Tensor) -> float:
     exact = exact.detach()
     return float((found.detach().double() - exact).norm() / exact.norm())
