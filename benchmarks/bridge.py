@@ -55,6 +55,7 @@ class Bridge:
             progress,
             DiskBudget(results, None, METRICS[settings.metric]),
             on_end=lambda trial_id: None,
+            on_leave=lambda trial_id: None,
             ramp=Ramp(1),
         )
 

@@ -31,6 +31,12 @@ def changes_of(folder: Path) -> Overrides:
     return changes
 
 
+def copy(source: Path, folder: Path) -> None:
+    """Have the trial in `folder` begin on the rung that the one in `source` has reached."""
+    for rung in files.read_lines(source / LADDER):
+        files.append_line(folder / LADDER, rung)
+
+
 def applied(run: RunConfig, folder: Path) -> RunConfig:
     """The settings that a trial runs with: as they were chosen, on the rung that it has reached."""
     return trial_run(run, changes_of(folder))

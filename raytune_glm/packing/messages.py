@@ -24,7 +24,10 @@ class Attach:
     metric: str
     data_cache: Path
     report: Report
-    """Told of each evaluation, and of the trial's end; must not block."""
+    """Told of each evaluation, of what the trial goes on with for want of memory (`retry`), whether
+    that takes workers of its own (`needs_workers`), and of its end; must not block."""
+    may_leave: bool = False
+    """Whether it can go on with workers of its own where only they leave room for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Threads:
-    """The host shares its CPUs with another from now on."""
+    """The host shares its CPUs with another from now on, or no longer."""
 
     count: int
     """How many threads it may compute with."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from raytune_glm import ladder, memory
+from raytune_glm import files, ladder, memory
 from raytune_glm.config import RunConfig
 from raytune_glm.config.execution import hosting_obstacle, packing_obstacle
 from raytune_glm.endings import ending_by
@@ -29,7 +29,6 @@ from raytune_glm.packing.pack import DataRow
 from raytune_glm.packing.slot import twin
 from raytune_glm.packing.trial import SlotTrial
 from raytune_glm.score import score_model
-from raytune_glm.space import Overrides
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +129,7 @@ class PackRunner:
                 return
             match message:
                 case Attach():
-                    self._waiting.append(message)
+                    self._take_in(message)
                 case Leave():
                     self._waiting = [w for w in self._waiting if w.key != message.key]
                     self._remove(message.key)
@@ -143,6 +142,19 @@ class PackRunner:
                     self._is_closed = True
                     return
 
+    def _take_in(self, request: Attach) -> None:
+        """Have a trial wait for a slot; one that is on a rung that no host takes, leave at once."""
+        try:
+            must_go = _must_go(request)
+        except Exception as error:
+            log.exception("%s cannot begin", request.folder.name)
+            self._end(request, error)
+            return
+        if must_go:  # as a host that died had found
+            self._let_go(request)
+        else:
+            self._waiting.append(request)
+
     def _admit(self) -> None:
         """Give free slots to those that wait, of the base that is loaded or, if free, another."""
         for request in list(self._waiting):
@@ -153,9 +165,6 @@ class PackRunner:
             if self._members and not self._is_loaded(request.run):
                 continue
             self._waiting.remove(request)
-            if _must_go(request):  # as a host that died had found
-                self._send_off(request, ladder.changes_of(request.folder))
-                continue
             try:
                 member = self._member(request)
             except Exception as error:
@@ -309,16 +318,20 @@ class PackRunner:
         if changes is None:
             request.report({"ending": {"state": "INFEASIBLE", "error": text}})
         elif _must_go(request):
-            self._send_off(request, changes)
+            self._let_go(request)
         else:
             log.warning("%s goes on with %s", request.folder.name, changes)
             request.report({"retry": changes})
             self._waiting.insert(0, request)
 
-    def _send_off(self, request: Attach, changes: Overrides) -> None:
-        """Have a trial go on elsewhere, on a rung of the ladder that no host can take."""
-        log.warning("%s leaves for workers of its own, with %s", request.folder.name, changes)
-        request.report({"retry": changes, "needs_workers": True})
+    def _let_go(self, request: Attach) -> None:
+        """Have a trial on a rung of the ladder that no host can take go on elsewhere, or end."""
+        rung = files.read_lines(request.folder / ladder.LADDER)[-1]
+        if request.may_leave:
+            log.warning("%s leaves for workers of its own: %s", request.folder.name, rung)
+            request.report({"retry": rung["changes"], "needs_workers": True})
+        else:
+            request.report({"ending": {"state": "INFEASIBLE", "error": rung["error"]}})
 
     def _evaluate(self, base: Base, due: Sequence[Hashable]) -> None:
         members = {key: self._members[key] for key in due}

@@ -3,7 +3,8 @@
 One connection carries one trial at a time, on a visit that has a name: a trial that comes again is
 on another visit, unless its process died. Messages are dictionaries of plain data:
 
-    -> {"attach": {"base", "overrides", "folder", "metric", "data_cache"}, "visit": "..."}
+    -> {"attach": {"base", "overrides", "folder", "metric", "data_cache", "may_leave"},
+        "visit": "..."}
     -> {"dismiss": "..."}     a visit, over whatever connection: its slot is free at once
     -> {"score": {"run", "adapter", "data_cache", "metrics", "splits"}}
     -> {"threads": 2}         how many the host may compute with from now on
@@ -138,6 +139,7 @@ def _attach_of(visit: str, asked: dict[str, Any], visits: Visits) -> Attach:
         folder=folder,
         metric=asked["metric"],
         data_cache=Path(asked["data_cache"]),
+        may_leave=asked["may_leave"],
         report=lambda report: visits.tell(visit, report),
     )
 

@@ -153,9 +153,9 @@ class LedgerCallback(Callback):
         budget: DiskBudget,
         *,
         on_end: Callable[[str], None],
+        on_leave: Callable[[str], None],
         ramp: Ramp,
         waits: Callable[[str], bool] = lambda trial_id: False,
-        send_off: Callable[[str], None] = lambda trial_id: None,
     ) -> None:
         """Tell `ledger` and `progress`, and let `steering` look for orders.
 
@@ -165,11 +165,11 @@ class LedgerCallback(Callback):
             progress: The terminal.
             budget: What checkpoints may take.
             on_end: Told the id of each trial that gives its place back.
+            on_leave: Told the id of each trial that leaves its host for workers of its own.
             ramp: Told of each trial that gets a process, or gives one back.
             waits: Says of a trial's id whether it waits for a device.
-            send_off: Told the id of each trial that goes on with workers of its own.
         """
-        self._send_off = send_off
+        self._on_leave = on_leave
         self._waits = waits
         self._ramp = ramp
         self._on_end = on_end
@@ -207,7 +207,15 @@ class LedgerCallback(Callback):
         elif "retry" in result:
             self._progress.retried(number, result["retry"])
             if result.get("needs_workers"):
-                self._send_off(self._ledger.live[number].id)
+                self._leave_host(trial)
+
+    def _leave_host(self, trial: Trial) -> None:
+        """Have a trial wait for workers of its own, in another process too, should this one die."""
+        trial.config.pop("door", None)
+        live = self._ledger.live[trial.config["number"]]
+        self._on_leave(live.id)
+        if self._waits(live.id):
+            self._progress.queued(live)
 
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

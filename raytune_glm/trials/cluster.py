@@ -39,9 +39,6 @@ class PackPlacement:
     """Most trials on one host."""
     is_forced: bool
     """Whether so many share a pass whatever is measured."""
-    leave_devices: bool = False
-    """Whether there are trials that need workers of their own from the start, for whom hosts close
-    and come back; others may come to it for want of memory."""
     num_first: int
     """Hosts that start at once; the others are second ones of their node, started once there is
     reason to."""
@@ -133,7 +130,6 @@ def _place_packs(
         per_host=tuple(halves_of(hosts) if may_share else hosts),
         pack_size=sweep.run.pack_size or size,
         is_forced=is_users or all_at_once,
-        leave_devices=leave_devices,
         num_first=len(hosts),
     )
 

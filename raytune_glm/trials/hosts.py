@@ -3,7 +3,7 @@
     results/<name>/ray/hosts/
       0.json   the host's address      0.log   what it had to say      0.pace.json   measured
       0.controller.json   which process starts it again, once it has died
-      0003-5.turn.json    what a trial that had to wait is to do now
+      0003-5.turn.json    where a trial goes that had to wait, or whose host could not go on with it
 
 A host whose process dies is started again, and its trials wait for it. Where its node is gone with
 it, they go on with another host at once, from their last checkpoints. Hosts leave their devices to
@@ -29,6 +29,7 @@ from typing import Any
 from raytune_glm import files, ladder, memory
 from raytune_glm.config import RunConfig, SweepConfig, run_of, trial_run
 from raytune_glm.config.execution import hosting_obstacle
+from raytune_glm.errors import ConfigError
 from raytune_glm.processes import ProcessMark
 from raytune_glm.trials.cluster import Placement, num_places
 from raytune_glm.trials.doors import (
@@ -76,6 +77,7 @@ class Hosts:
     def __init__(self, sweep: SweepConfig, results: ResultsFolder, placement: Placement) -> None:
         """Make ready to start as many hosts as the placement has room for."""
         self._run = run_of(sweep)
+        self._is_population = sweep.search.scheduler.wants_all_at_once
         self._results = results
         assert placement.packs is not None, "only packed sweeps have hosts"
         self._placement = placement
@@ -95,15 +97,15 @@ class Hosts:
             open_again=self._come_back,
         )
         self._news: list[News] = []
-        self._sharing: dict[int, tuple[int, int]] = {}
-        """Host that shares its node's CPUs -> its process, and the threads it was told of."""
+        self._told_threads: dict[int, int] = {}
+        """Process of a first host -> the threads it was told to compute with."""
 
     def start(self) -> None:
         """Start the hosts; trials may attach at once, and wait for them."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for name, value in _RAY_TRAIN_SETTINGS.items():
             os.environ.setdefault(name, value)
-        for left in self._folder.glob("*.json"):
+        for left in self._folder.glob("*.json*"):
             left.unlink()
         for number in range(self._packs.num_first):
             self._start(number)
@@ -181,8 +183,10 @@ class Hosts:
         sharing = {number}
         if number < self._packs.num_first:
             sharing.update(second for second in self._seconds if not self._is_coming(second))
-        cpus = sum(self._packs.per_host[host].get("CPU", 1) for host in sharing)
-        return max(1, int(cpus))
+        return self._num_threads(sharing)
+
+    def _num_threads(self, hosts: Collection[int]) -> int:
+        return max(1, int(sum(self._packs.per_host[host].get("CPU", 1) for host in hosts)))
 
     def watch(self, progress: Progress, *, needs_another: Callable[[], bool]) -> HostWatch:
         """Give what looks after the hosts, and tells of them, while Ray Tune runs.
@@ -219,6 +223,7 @@ class Hosts:
             self._turns.lose(number)
         visit = f"{trial_id}-{next(self._visit_numbers)}"
         self._visits[trial_id] = _Visit(name=visit)
+        attach = {**attach, "may_leave": self._may_leave}
         self._turns.arrive(trial_id, needs_workers=self._needs_workers(attach))
         self._mark_if_waiting(trial_id)
         turn = str(self._turn_file(visit))
@@ -227,14 +232,27 @@ class Hosts:
         return given if host is None else {**given, "door": str(self._door(host))}
 
     def _needs_workers(self, attach: dict[str, Any]) -> bool:
-        run = RunConfig.model_validate(attach["base"])
-        run = ladder.applied(trial_run(run, attach["overrides"]), Path(attach["folder"]))
-        return hosting_obstacle(run) is not None
+        run = trial_run(RunConfig.model_validate(attach["base"]), attach["overrides"])
+        if hosting_obstacle(run) is not None:
+            return True
+        try:
+            run = ladder.applied(run, Path(attach["folder"]))
+        except ConfigError:
+            return False  # its host will say what is wrong with it
+        return self._may_leave and hosting_obstacle(run) is not None
 
-    def send_off(self, trial_id: str) -> None:
+    @property
+    def _may_leave(self) -> bool:
+        """Whether a trial for which a host has no memory may go on with workers of its own.
+
+        Not one of a population, which goes on together; nor where no device has room for workers.
+        """
+        return not self._is_population and self._room_on(range(self._packs.num_first)) > 0
+
+    def leave_host(self, trial_id: str) -> None:
         """Have a trial that its host cannot go on with wait for workers of its own."""
         self._turns.leave(trial_id)
-        self._visits[trial_id] = replace(self._visits[trial_id], host=None)
+        self._visits[trial_id] = replace(self._visits[trial_id], host=None, was_queued=False)
         self._turns.arrive(trial_id, needs_workers=True)
         self._mark_if_waiting(trial_id)
 
@@ -348,13 +366,17 @@ class Hosts:
     def _share_cpus(self) -> None:
         """Tell first hosts of their threads, where they do not know: each process begins with all.
 
-        They leave a second host its CPUs from its start, the sooner to have it: whoever has two
-        threads waits for the slower one, so that a process beside them halves their speed.
+        They leave a second host its CPUs as soon as its process begins, the sooner to have it:
+        whoever has two threads waits for the slower one, so that a process beside them halves
+        their speed.
         """
         for first in range(self._packs.num_first):
             seen, count = self._seen(first), self._threads_of(first)
-            if "address" in seen and self._sharing.get(first) != (seen["pid"], count):
-                self._sharing[first] = seen["pid"], count
+            if "address" not in seen:
+                continue
+            all_of_them = self._num_threads({first, *self._seconds})
+            if count != self._told_threads.get(seen["pid"], all_of_them):
+                self._told_threads[seen["pid"]] = count
                 self._tell(first, {"threads": count})
 
     @property
@@ -363,8 +385,8 @@ class Hosts:
         return range(self._packs.num_first, len(self._packs.per_host))
 
     def _is_coming(self, number: int) -> bool:
-        """Whether a host has been started and has not failed."""
-        return number in self._threads and self._is_in_service(number)
+        """Whether a host's process has begun, and the host has not failed."""
+        return bool(self._seen(number)) and self._is_in_service(number)
 
     @property
     def _spare(self) -> Collection[int]:

@@ -287,6 +287,7 @@ class Ledger:
         step = 0
         if warm:
             step = copy_checkpoint(source / "checkpoint", folder / "checkpoint")
+            ladder.copy(source, folder)  # which the checkpoint may be of
         for report in files.read_lines(source / "metrics.jsonl"):
             if report[STEP] <= step:
                 self._take(live, report)

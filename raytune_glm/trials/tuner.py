@@ -93,6 +93,10 @@ def run_trials(
         if hosts is not None:
             hosts.release(trial_id)
 
+    def on_leave(trial_id: str) -> None:
+        assert hosts is not None, "trials without hosts leave none"
+        hosts.leave_host(trial_id)
+
     ramp = Ramp(placement.packs.num_first if placement.packs else 0)
     trainable = run_trial if hosts is None else PackedTrial
     metric = METRICS[sweep.search.metric]
@@ -103,9 +107,9 @@ def run_trials(
         progress,
         DiskBudget(results, sweep.run.disk_budget_gb, metric),
         on_end=on_end,
+        on_leave=on_leave,
         ramp=ramp,
         waits=lambda trial_id: hosts is not None and hosts.is_waiting(trial_id),
-        send_off=lambda trial_id: hosts.send_off(trial_id) if hosts is not None else None,
     )
     room = None if hosts is None else _Room(sweep, ledger, hosts, ramp, progress)
     contest = Contest(
@@ -128,7 +132,7 @@ def run_trials(
                     ledger,
                     steering,
                     config_of,
-                    has_room=lambda: room is None or room.has_more,
+                    has_room=lambda: room is None or room.has_more(),
                 ),
                 scheduler=SteeredScheduler(
                     RuledScheduler(scheduler, must_stop=ledger.is_over, must_go_on=ledger.shelter),
@@ -181,9 +185,8 @@ class _Room:
     def _is_host_worth_it(self) -> bool:
         return self._ramp.is_worth_a_host(self._ledger.num_left)
 
-    @property
     def has_more(self) -> bool:
-        """Whether a further trial has a place."""
+        """Say whether a further trial has a place."""
         live = len(self._ledger.live)
         self._ramp.hosts_up(len(self._hosts.serving))
         if live >= self.watch.room or self._needs_all:

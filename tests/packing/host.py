@@ -35,6 +35,7 @@ class Host:
 
     def __init__(self, tmp_path: Path, *, pack_size: int) -> None:
         self._folder = tmp_path
+        self.may_leave = True
         self._numbers = itertools.count()
         self.visits: dict[str, str] = {}
         """The last visit of a trial, by the trial's name."""
@@ -67,6 +68,7 @@ class Host:
             "folder": str(self.folder(name)),
             "metric": metric,
             "data_cache": str(self._folder / "data"),
+            "may_leave": self.may_leave,
         }
 
     def dismiss(self, visit: str) -> None:

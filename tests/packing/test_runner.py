@@ -349,6 +349,9 @@ def test_a_trial_that_only_offload_helps_leaves_for_workers_of_its_own(
     assert reports(talk, 1) == [asked]
     again = host.attach("a", {**small, "train.gradient_checkpointing": True})
     assert reports(again, 1) == [asked], "as where the host died before the trial had heard of it"
+    host.may_leave = False
+    [report] = reports(host.attach("a", {**small, "train.gradient_checkpointing": True}), 1)
+    assert report["ending"] == {"state": "INFEASIBLE", "error": "out of memory: std::bad_alloc"}
 
 
 def test_a_trial_that_had_come_to_its_end_trains_no_further(tmp_path: Path) -> None:

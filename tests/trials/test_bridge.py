@@ -51,13 +51,20 @@ class Sweep:
     def __init__(self, root: Path, *, budget_gb: float | None = None) -> None:
         self.results = ResultsFolder(root / "sweep")
         self.said = io.StringIO()
+        self.left: list[str] = []
         self.ledger = self.opened()
         console = Console(file=self.said, soft_wrap=True)
         progress = Progress(console, SETTINGS, mode="min", rows=[])
         budget = DiskBudget(self.results, budget_gb, METRICS["eval_loss"])
         steering = Steering(self.results, self.ledger, BASE, progress)
         self.callback = LedgerCallback(
-            self.ledger, steering, progress, budget, on_end=lambda _: None, ramp=Ramp(1)
+            self.ledger,
+            steering,
+            progress,
+            budget,
+            on_end=lambda _: None,
+            on_leave=self.left.append,
+            ramp=Ramp(1),
         )
         self.live = self.ledger.propose()
         self.folder = self.results.trial(self.live.id)
@@ -109,3 +116,15 @@ def test_running_trials_that_exceed_the_budget_stop_the_sweep_and_keep_what_they
     assert sweep.callback.brake.stop_all() is stops
     assert ("run.disk_budget_gb=0.001 cannot be kept" in sweep.said.getvalue()) is stops
     assert (checkpoint / "state/step-000002/weights").exists()
+
+
+def test_a_trial_that_its_host_lets_go_waits_for_its_workers_in_whatever_process(
+    tmp_path: Path,
+) -> None:
+    sweep = Sweep(tmp_path)
+    sweep.trial.config["door"] = "0.json"
+    told(sweep, {"retry": {"train.micro_batch_size": 1}})
+    assert sweep.left == []
+    told(sweep, {"retry": {"deepspeed.offload_optimizer": "cpu"}, "needs_workers": True})
+    assert sweep.left == [sweep.live.id]
+    assert "door" not in sweep.trial.config, "another process would go to the host"

@@ -132,30 +132,27 @@ def sweep_of(num_trials: int) -> dict[str, Any]:
 
 def test_a_trial_whose_rung_no_host_takes_goes_on_with_workers_of_its_own(tmp_path: Path) -> None:
     """On CPUs no rung is such a one: here the ladder's file holds a setting that hosts refuse."""
-    told, is_given_a_host, news = run_hosts(
+    sent_off, steps, is_given_a_host, news = run_hosts(
         Command(tmp_path, {"search": sweep_of(2)}),
         """
 def act():
-    told = []
-    asked = {"0000": attached("0000")}
+    asked = attached("0000")
     rung = {"changes": {"train.packing": True}, "error": "out of memory"}
     files.append_line(results.trial("0000") / "ladder.jsonl", rung)
-    for name in ("0000", "0001"):
-        for report in reports_of(asked.get(name) or attached(name)):
-            told.append([name, report.get("step"), report.get("retry")])
-            if report.get("needs_workers"):
-                hosts.send_off(name)
-        hosts.release(name)
-    return told, "door" in attached("0000")
+    trial = PackedTrial(asked)
+    sent_off = trial.step()
+    hosts.leave_host("0000")
+    trial.stop()
+    del asked["door"]  # as where its process has died
+    steps = [report["step"] for report in reports_of(asked)]
+    hosts.release("0000")
+    steps += [report["step"] for report in reports_of(attached("0001"))]
+    hosts.release("0001")
+    return sent_off, steps, "door" in attached("0000")
 """,
     )
-    assert told == [
-        ["0000", None, {"train.packing": True}],
-        ["0000", 4, None],
-        ["0000", 8, None],
-        ["0001", 4, None],
-        ["0001", 8, None],
-    ]
+    assert sent_off == {"retry": {"train.packing": True}, "needs_workers": True}
+    assert steps == [4, 8, 4, 8], "of the one with workers of its own, and of the next on the host"
     assert not is_given_a_host, "the ladder's file is heeded where a trial begins again"
     assert [what for _, _, what, _ in news][:2] == ["left", "back"]
 
@@ -164,7 +161,7 @@ def test_a_second_host_joins_the_first_and_trains_alike(tmp_path: Path) -> None:
     """The same trial on the first host with all threads, on the second, on the first with half."""
     if (os.cpu_count() or 1) < 2:
         pytest.skip("a host of one CPU has none to leave")
-    told, is_early, threads, news = run_hosts(
+    told, is_early, threads, cpus, news = run_hosts(
         Command(tmp_path, {"search": sweep_of(8), "run": {"max_failures": 0}}),
         """
 def grow_until(is_so):
@@ -193,13 +190,12 @@ def act():
     os.kill(json.loads((log.parent / "1.json").read_text())["pid"], signal.SIGKILL)
     grow_until(lambda: log.read_text().count("computes with") == 2)
     threads = [line.split("with ")[1].split()[0] for line in log.open() if "computes with" in line]
-    return told, is_early, threads
+    return told, is_early, threads, [int(host["CPU"]) for host in placement.packs.per_host]
 """,
     )
     assert [door for door, *_ in told] == ["0.json", "1.json", "0.json"]
     for _, *losses in told[1:]:
         assert losses == pytest.approx(told[0][1:], abs=1e-5)
     assert [what for _, _, what, _ in news] == ["joins"]
-    cpus = os.cpu_count() or 1
-    assert threads == [str(cpus - cpus // 2), str(cpus)], "the others go back with the second host"
+    assert threads == [str(cpus[0]), str(sum(cpus))], "the others go back with the second host"
     assert is_early, "what comes up beside the first host slows all of its threads"

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import pytest
 
+from raytune_glm import files
 from raytune_glm.errors import ConfigError
 from raytune_glm.search import SearchSettings
 from raytune_glm.trials.ledger import Ledger
@@ -201,6 +202,9 @@ def test_a_copy_takes_a_stopped_trials_place_and_the_study_knows_its_parent(
     (state / "weights").write_text("w", encoding="utf-8")
     index = '{"state": "state/step-000002", "adapters": []}'
     (results.trial("0000") / "checkpoint/index.json").write_text(index, encoding="utf-8")
+    smaller = {"train.micro_batch_size": 1}
+    rung = {"changes": smaller, "error": "out of memory"}
+    files.append_line(results.trial("0000") / "ladder.jsonl", rung)
     ledger.replace(bad, good)
     ledger.finish(bad, State.PRUNED)
     assert ledger.num_left == 1
@@ -215,7 +219,9 @@ def test_a_copy_takes_a_stopped_trials_place_and_the_study_knows_its_parent(
     assert copied.read_text(encoding="utf-8") == "w"
     assert study(results).trials[copy.number].user_attrs["parent"]["number"] == good
     again.report(copy.number, report(4, 0.05))
-    assert again.finish(copy.number, State.COMPLETE).parent == good
+    row = again.finish(copy.number, State.COMPLETE)
+    assert row.parent == good
+    assert row.ladder == smaller, "a checkpoint may be of the rung that it was saved on"
 
 
 @pytest.mark.parametrize("storage", ["journal", "sqlite:///{root}/elsewhere.db"])
