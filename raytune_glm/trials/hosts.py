@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from raytune_glm import files, ladder, memory
-from raytune_glm.config import RunConfig, SweepConfig, run_of, trial_run
+from raytune_glm.config import SweepConfig, run_of, trial_run
 from raytune_glm.config.execution import hosting_obstacle
 from raytune_glm.errors import ConfigError
 from raytune_glm.processes import ProcessMark
@@ -232,7 +232,7 @@ class Hosts:
         return given if host is None else {**given, "door": str(self._door(host))}
 
     def _needs_workers(self, attach: dict[str, Any]) -> bool:
-        run = trial_run(RunConfig.model_validate(attach["base"]), attach["overrides"])
+        run = trial_run(self._run, attach["overrides"])
         if hosting_obstacle(run) is not None:
             return True
         try:

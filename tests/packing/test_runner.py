@@ -342,15 +342,19 @@ def test_a_trial_that_only_offload_helps_leaves_for_workers_of_its_own(
     on_a_cpu = ladder.step_down
     monkeypatch.setattr(ladder, "step_down", lambda run, on_gpu: on_a_cpu(run, on_gpu=True))
     monkeypatch.setattr(Pack, "train_pass", full)
-    small = {"train.micro_batch_size": 1, "train.eval_batch_size": 1}
-    talk = host.attach("a", {**small, "train.gradient_checkpointing": True})
+    smallest = {
+        "train.micro_batch_size": 1,
+        "train.eval_batch_size": 1,
+        "train.gradient_checkpointing": True,
+    }
+    talk = host.attach("a", smallest)
     offload = {"deepspeed.zero_stage": 1, "deepspeed.offload_optimizer": "cpu"}
     asked = {"retry": offload, "needs_workers": True}
     assert reports(talk, 1) == [asked]
-    again = host.attach("a", {**small, "train.gradient_checkpointing": True})
+    again = host.attach("a", smallest)
     assert reports(again, 1) == [asked], "as where the host died before the trial had heard of it"
     host.may_leave = False
-    [report] = reports(host.attach("a", {**small, "train.gradient_checkpointing": True}), 1)
+    [report] = reports(host.attach("a", smallest), 1)
     assert report["ending"] == {"state": "INFEASIBLE", "error": "out of memory: std::bad_alloc"}
 
 
