@@ -14,7 +14,7 @@ WORTH_SECONDS = 250.0
 started. Each takes a core for some 2 s, and disturbs the host from then on: of 80 trials of 2 s on
 two cores, eight processes took 66 s, six 61 s and four 58 s."""
 
-LONG_SECONDS = 10.0
+LONG_SECONDS = 20.0
 """A trial that takes this long is worth a process of its own, however few are left."""
 
 FIRST = 4
@@ -49,6 +49,9 @@ class Ramp:
         self._joined_at = -math.inf
         self._running: dict[int, float] = {}
         self._up = 0
+        self._most = 0
+        """Trials that there has been room for. It only grows: where trials give way to fewer, Ray
+        Tune gives a process that gets free to one whose own is still starting, which then ends."""
         self._last_took: float | None = None
         self._step_seconds: float | None = None
 
@@ -99,11 +102,15 @@ class Ramp:
         left = self._seconds_left(num_left)
         is_worth_it = self._seconds >= LONG_SECONDS or left >= WORTH_SECONDS
         further = BURST if may_start and is_worth_it else 0
-        return num_live < max(FIRST * self._num_hosts, self._up + further)
+        self._most = max(self._most, FIRST * self._num_hosts, self._up + further)
+        return num_live < self._most
 
     def _seconds_left(self, num_left: int) -> float:
-        """What the trials that have not begun take, as many at a time as there are processes."""
-        return self._seconds * num_left / max(1, self._up)
+        """What the trials that have not begun take, as many at a time as there are processes.
+
+        Those that start in any case, and may not yet be up, are counted.
+        """
+        return self._seconds * num_left / max(self._up, FIRST * self._num_hosts, 1)
 
     @property
     def _seconds(self) -> float:

@@ -51,10 +51,21 @@ def test_as_short_ones_have_further_processes_started_where_there_are_many_left(
 
 def test_trials_that_train_for_a_while_have_further_processes_started() -> None:
     clock, ramp = four_started()
-    clock.now = 5.0
+    clock.now = 19.0
     assert not ramp.has_room(4, num_left=1)
-    clock.now = 10.0
+    clock.now = 20.0
     assert ramp.has_room(4, num_left=1)
+
+
+def test_processes_that_are_starting_are_not_called_off_by_a_trial_that_was_short() -> None:
+    clock, ramp = four_started()
+    clock.now = 20.0
+    assert ramp.has_room(11, num_left=100)
+    ramp.started(4)
+    clock.now = 21.0
+    ramp.ended(4)
+    assert ramp.has_room(11, num_left=99), "as many as before, though the last one took a second"
+    assert not ramp.has_room(12, num_left=99), "and no more"
 
 
 def test_a_sweep_whose_only_process_failed_at_once_starts_another() -> None:
@@ -85,8 +96,8 @@ def test_once_a_further_host_is_up_four_processes_more_start_and_trials_are_time
     clock.now = 12.0
     ramp.ended(0)
     assert not ramp.has_room(8, num_left=100), "it took 12 s, most of them before the host was up"
-    clock.now = 18.0
-    assert ramp.has_room(8, num_left=100), "those that go on have taken 10 s since"
+    clock.now = 28.0
+    assert ramp.has_room(8, num_left=100), "those that go on have taken 20 s since"
 
 
 def test_that_a_host_leaves_its_device_and_comes_back_changes_nothing() -> None:
