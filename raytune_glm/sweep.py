@@ -152,8 +152,6 @@ def _run_trials(
                 hosts.start()
             stats = encode(sweep, results.data)
             console.print(describe_lengths(stats, plan), highlight=False, markup=False)
-            if hosts is not None:
-                hosts.await_processes()
             return _search(sweep, plan, results, ledger, console, placement, hosts)
     finally:
         if hosts is not None:
@@ -174,8 +172,10 @@ def _search(
     """Run the trials, repeat the best where asked to, score the winner."""
     from raytune_glm.report.settling import Settling
     from raytune_glm.trials.progress import Progress
-    from raytune_glm.trials.tuner import run_trials
+    from raytune_glm.trials.tuner import run_trials  # Ray Tune, while hosts come up
 
+    if hosts is not None:
+        hosts.await_processes()
     out_of_time = False
     if ledger.num_left:
         progress = Progress(console, sweep.search, mode=ledger.mode, rows=ledger.rows.values())

@@ -239,11 +239,20 @@ class LoRA(Method):
         # An empty model card, which takes longer than all else.
         adapted.create_or_update_model_card = lambda output_dir: None
         try:
-            adapted.save_pretrained(folder, state_dict=dict(weights), safe_serialization=True)
+            adapted.save_pretrained(
+                folder,
+                state_dict=dict(weights),
+                safe_serialization=True,
+                # `weights` has those that train; else PEFT reads the base's configuration each time
+                # to see whether its embeddings have another size now.
+                save_embedding_layers=False,
+            )
         finally:
             del adapted.create_or_update_model_card
         (folder / "README.md").unlink(missing_ok=True)  # of a PEFT that makes it in another way
-        saved = get_peft_model_state_dict(model, state_dict=dict(weights))
+        saved = get_peft_model_state_dict(
+            model, state_dict=dict(weights), save_embedding_layers=False
+        )
         assert len(saved) == len(weights), "PEFT saves what it knows, and it must know all of it"
         require_saved(folder / "adapter_model.safetensors", saved)
 

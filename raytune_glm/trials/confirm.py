@@ -22,7 +22,6 @@ from raytune_glm.trials.ledger import Ledger
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.receipt import Finished
 from raytune_glm.trials.records import ResultsFolder, State, TrialRow
-from raytune_glm.trials.tuner import run_trials
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -147,6 +146,8 @@ def run_repeats(
     Returns:
         Whether all came to an end; not so where Ctrl-C interrupted them.
     """
+    from raytune_glm.trials.tuner import run_trials
+
     mode = METRICS[repeats.sweep.search.metric].direction
     ledger = Ledger(repeats.results, repeats.search, mode=mode)
     if ledger.num_left:

@@ -16,6 +16,11 @@ class HostGoneError(Exception):
     """A pack host died more often than `run.max_failures` allows, and does not come back."""
 
 
+def pace_file(door: Path) -> Path:
+    """Where a host writes what it measured, beside its door."""
+    return door.with_suffix(".pace.json")
+
+
 def connect(door: Path, key: bytes, *, patience: float = PATIENCE_SECONDS) -> Connection:
     """Connect to a host once it is there, or to the one that took over from it.
 

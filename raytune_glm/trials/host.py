@@ -14,8 +14,8 @@ from raytune_glm import files, memory
 from raytune_glm.config import RunConfig
 from raytune_glm.environment import uncollected, without
 from raytune_glm.processes import ProcessMark
+from raytune_glm.trials.doors import pace_file
 from raytune_glm.trials.occupancy import wait_for_former_workers
-from raytune_glm.trials.pacing import pace_file
 from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.trainable import hide_unreserved_gpus, log_to
 

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raytune_glm import files, ladder, memory
 from raytune_glm.config import SweepConfig, run_of, trial_run
@@ -39,16 +39,19 @@ from raytune_glm.trials.doors import (
     connect,
 )
 from raytune_glm.trials.host import controller_mark, host_trainer, serve
-from raytune_glm.trials.pacing import HostWatch, News
-from raytune_glm.trials.progress import Progress
+from raytune_glm.trials.progress import News, Progress
 from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.turns import Turns
+
+if TYPE_CHECKING:
+    from raytune_glm.trials.pacing import HostWatch
 
 log = logging.getLogger(__name__)
 
 _RAY_TRAIN_SETTINGS = {
-    # Ray Train looks this often whether a worker has ended; its own 2 s are felt at a sweep's end.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    # Ray Train looks this often whether a worker has ended; its own 2 s are felt at a sweep's end,
+    # and four times a second takes a twentieth of a core.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # A process each host that watches for machines being taken away, which none survives anyway.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
@@ -84,6 +87,8 @@ class Hosts:
         self._packs = placement.packs
         self._folder = results.root / "ray" / "hosts"
         self._key = secrets.token_bytes(32)
+        # Here and not in the hosts' threads, whose imports would share a core with all else.
+        self._trainer = host_trainer()
         self._visits: dict[str, _Visit] = {}
         self._visit_numbers = itertools.count()
         self._starts = itertools.count()
@@ -146,7 +151,7 @@ class Hosts:
             before.join()
         resources = self._packs.per_host[number]
         try:
-            host_trainer()(
+            self._trainer(
                 serve,
                 train_loop_config={
                     "run": self._run.model_dump(mode="json"),
@@ -195,6 +200,8 @@ class Hosts:
             progress: Where to tell.
             needs_another: Says whether a further host is worth its start.
         """
+        from raytune_glm.trials.pacing import HostWatch  # and with it Ray Tune
+
         return HostWatch(
             self,
             self._results,

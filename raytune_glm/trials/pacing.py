@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from raytune_glm import files
 from raytune_glm.trials.cluster import PackPlacement
+from raytune_glm.trials.doors import pace_file
 from raytune_glm.trials.progress import Progress
 from raytune_glm.trials.records import ResultsFolder
 
@@ -25,20 +26,6 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 1.0
 PACKS = "packs.json"
-
-
-def pace_file(door: Path) -> Path:
-    """Where a host writes what it measured, beside its door."""
-    return door.with_suffix(".pace.json")
-
-
-class News(NamedTuple):
-    """What has become of a host, or of a trial that waited for a device."""
-
-    whose: Literal["host", "trial"]
-    number: int
-    what: str
-    rest: str
 
 
 class HostWatch(Callback):
@@ -82,7 +69,7 @@ class HostWatch(Callback):
                 self._progress.lost(number, what)
             self._hosts.grow(is_worth=self._needs_another)
             for news in self._hosts.news():
-                self._progress.turned(*news)
+                self._progress.turned(news)
 
     def _look(self) -> None:
         for number in range(len(self._packs.per_host)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rich.console import Console
 
@@ -20,6 +20,15 @@ COLOURS = {
     State.FAILED: "red",
     State.INFEASIBLE: "magenta",
 }
+
+
+class News(NamedTuple):
+    """What has become of a host, or of a trial that waited for a device."""
+
+    whose: Literal["host", "trial"]
+    number: int
+    what: str
+    rest: str
 
 
 class Progress:
@@ -82,10 +91,11 @@ class Progress:
         """A host is gone, and what became of its trials."""
         self._line("red", f"host {host}", "gone", what)
 
-    def turned(self, whose: str, number: int, what: str, rest: str) -> None:
+    def turned(self, news: News) -> None:
         """A host came, left its device or came back, or a trial that waited has a device."""
-        name = self._name(number) if whose == "trial" else f"{whose} {number}"
-        self._line("blue", name, what, rest)
+        number = news.number
+        name = self._name(number) if news.whose == "trial" else f"{news.whose} {number}"
+        self._line("blue", name, news.what, news.rest)
 
     def queued(self, trial: LiveTrial) -> None:
         """A trial waits until devices are free for it."""
