@@ -9,6 +9,7 @@ not depend on its mates, so that measuring costs no more than the difference. Re
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +20,9 @@ WARM_ROUNDS = 2
 """Rounds after a trial came or went that are not measured: they allocate memory and fill caches."""
 REPEATS = 2
 """Rounds of each size that are; the fastest counts."""
+DOUBTS = 3
+"""How often both are measured again before trials are kept apart: a process that starts beside, as
+those of trials do, makes threads wait for each other, and so a large pass look slow."""
 WORTHWHILE = 0.95
 """A pass of several that takes a trial more than this share of a pass of its own is not worth it:
 alone, the first trial is over sooner."""
@@ -114,9 +118,12 @@ class Pacer:
         """Ask for rounds of several sizes, be sent what a token took in each, and choose."""
         for _ in range(WARM_ROUNDS):
             yield num_trials
-        times: dict[int, float] = {}
-        for size in (num_trials, 1):
-            times[size] = yield from _fastest(size)
+        times = {num_trials: math.inf, 1: math.inf}
+        for _ in range(1 + DOUBTS):
+            for size in times:
+                times[size] = min(times[size], (yield from _fastest(size)))
+            if times[num_trials] <= WORTHWHILE * times[1]:
+                break
         size = num_trials // 2
         while size > 1 and min(times.values()) > WORTHWHILE * times[1]:
             times[size] = yield from _fastest(size)

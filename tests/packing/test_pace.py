@@ -38,6 +38,17 @@ def test_trials_share_a_pass_where_that_is_faster() -> None:
     assert device.sizes[-1] == 8
 
 
+def test_a_moment_in_which_a_large_pass_is_slow_does_not_keep_trials_apart() -> None:
+    disturbed = iter([True] * 8)  # the warm rounds, and three of the four attempts
+    device = Device(
+        lambda size: (60 if size > 1 and next(disturbed, False) else 6) + 4 * size, pack_size=8
+    )
+    device.run(8, 60)
+    [pace] = device.told
+    assert pace.seconds == {8: pytest.approx(4.75), 1: pytest.approx(10)}
+    assert pace.chosen == 8
+
+
 def test_one_trial_after_another_has_a_device_that_one_fills() -> None:
     device = Device(lambda size: 10.0 * size, pack_size=8)
     device.run(4, 40)
