@@ -13,7 +13,12 @@ from typing import NoReturn, TypeVar
 
 from raytune_glm.config.corners import corner_runs
 from raytune_glm.config.deciding import check_decisions
-from raytune_glm.config.execution import Execution, hosting_obstacle, packing_obstacle
+from raytune_glm.config.execution import (
+    Execution,
+    hosting_obstacle,
+    packing_obstacle,
+    remark_pack_size,
+)
 from raytune_glm.config.limits import check_limits, remark_limits
 from raytune_glm.config.measuring import (
     check_answers,
@@ -90,6 +95,7 @@ def check_sweep(sweep: SweepConfig) -> Plan:
     remarks = (
         *remark_limits(sweep.search, plan.trainable),
         *remark_search(sweep.search, max_steps=plan.max_steps),
+        *remark_pack_size(sweep, plan.execution),
     )
     return replace(plan, remarks=(*plan.remarks, *remarks))
 

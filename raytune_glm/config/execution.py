@@ -7,7 +7,7 @@ DeepSpeed, several workers, or another attention has workers of its own.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Literal, TypeAlias
 
 from raytune_glm.config.tree import RunConfig
@@ -37,6 +37,21 @@ _HOSTED_TRAIN_SETTINGS = frozenset(
     }
 )
 """Settings of `train` that hosts honour whatever their value; others must be at their default."""
+
+
+def remark_pack_size(run: RunConfig, execution: Execution) -> Iterator[str]:
+    """Tell of a size for packs where there will be none.
+
+    Args:
+        run: The settings as written.
+        execution: How its trials are trained.
+    """
+    if run.run.pack_size is not None and execution == "solo":
+        yield (
+            f"run.pack_size={run.run.pack_size} has no effect, as each trial has workers of its "
+            "own: leave it out, or have trials share passes by run.execution=packed, which says "
+            "what is in the way"
+        )
 
 
 def packing_obstacle(run: RunConfig) -> str | None:

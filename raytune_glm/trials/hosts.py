@@ -59,6 +59,9 @@ _RAY_TRAIN_SETTINGS = {
 
 HEAD_START_SECONDS = 15.0
 """How long trials' processes wait at most for those of the hosts, which have more to load."""
+COMING_SECONDS = 120.0
+"""How long trials' further processes wait for a second host; its place may not be free for longer,
+in a cluster that others use."""
 CLOSING_SECONDS = 20.0
 """How long to wait for a host to end before it is left to Ray, which ends what it started."""
 
@@ -93,6 +96,7 @@ class Hosts:
         self._visit_numbers = itertools.count()
         self._starts = itertools.count()
         self._threads: dict[int, threading.Thread] = {}
+        self._started_at: dict[int, float] = {}
         self._turns = Turns(
             self._packs.num_first,
             room_on=self._room_on,
@@ -117,6 +121,7 @@ class Hosts:
 
     def _start(self, number: int) -> None:
         before = self._threads.get(number)
+        self._started_at[number] = time.monotonic()
         self._threads[number] = threading.Thread(
             target=self._keep, args=(number, before), name=f"pack-host-{number}", daemon=True
         )
@@ -407,8 +412,11 @@ class Hosts:
         Args:
             is_worth: As for `grow`.
         """
+        now = time.monotonic()
         return any(
-            number in self._threads or (is_worth() and self._has_memory_for_another())
+            now - self._started_at[number] < COMING_SECONDS
+            if number in self._started_at
+            else is_worth() and self._has_memory_for_another()
             for number in self._spare
         )
 

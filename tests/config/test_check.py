@@ -590,6 +590,14 @@ def test_a_search_that_does_otherwise_than_its_parts_promise_is_remarked(
     assert remark is None or remark in remarks[0]
 
 
+def test_a_pack_size_for_trials_that_share_nothing_is_remarked(file: Path) -> None:
+    [remark] = check(file, "run.pack_size=3", "run.execution=solo").remarks
+    assert "run.pack_size=3 has no effect" in remark
+    [remark] = check(file, "run.pack_size=3", "run.num_workers=2").remarks
+    assert "run.execution=packed" in remark
+    assert check(file, "run.pack_size=3").remarks == ()
+
+
 def test_several_trials_without_anything_to_search_are_remarked(file: Path) -> None:
     [remark] = check(file, "search.num_trials=3").remarks
     assert remark.startswith("search.space is empty, so that all 3 trials are the same: search a")
