@@ -246,6 +246,10 @@ FIND = (
     "import raytune_glm.prediction, raytune_glm.conversation;"
     "from raytune_glm.tuned import find; find('data/tiny-glm')"
 )
+BEFORE_HOSTS = (
+    "import raytune_glm.report.settling, raytune_glm.trials.readiness, raytune_glm.trials.encoding;"
+    "from raytune_glm.trials.hosts import host_trainer; host_trainer()"
+)
 CHECK = LOAD + "from raytune_glm.config.check import check_sweep; check_sweep(sweep)"
 
 
@@ -260,6 +264,16 @@ def test_no_heavy_library_is_loaded_by(statement: str) -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_hosts_need_not_wait_for_ray_tune() -> None:
+    script = (
+        f"{BEFORE_HOSTS}\nimport sys; print('ray.train' in sys.modules, 'ray.tune' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "True False"), done.stderr
 
 
 # The rules themselves, each on a breach.

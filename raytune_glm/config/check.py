@@ -95,7 +95,7 @@ def check_sweep(sweep: SweepConfig) -> Plan:
     remarks = (
         *remark_limits(sweep.search, plan.trainable),
         *remark_search(sweep.search, max_steps=plan.max_steps),
-        *remark_pack_size(sweep, plan.execution),
+        *remark_pack_size(sweep, plan.execution, plan.obstacle),
     )
     return replace(plan, remarks=(*plan.remarks, *remarks))
 

@@ -39,18 +39,19 @@ _HOSTED_TRAIN_SETTINGS = frozenset(
 """Settings of `train` that hosts honour whatever their value; others must be at their default."""
 
 
-def remark_pack_size(run: RunConfig, execution: Execution) -> Iterator[str]:
+def remark_pack_size(run: RunConfig, execution: Execution, obstacle: str | None) -> Iterator[str]:
     """Tell of a size for packs where there will be none.
 
     Args:
         run: The settings as written.
         execution: How its trials are trained.
+        obstacle: The setting that keeps trials from sharing passes, where it is not that.
     """
     if run.run.pack_size is not None and execution == "solo":
+        reason = "run.execution=solo" if run.run.execution == "solo" else obstacle
         yield (
-            f"run.pack_size={run.run.pack_size} has no effect, as each trial has workers of its "
-            "own: leave it out, or have trials share passes by run.execution=packed, which says "
-            "what is in the way"
+            f"run.pack_size={run.run.pack_size} has no effect, as {reason} gives each trial "
+            "workers of its own: leave out either"
         )
 
 

@@ -9,7 +9,7 @@ not depend on its mates, so that measuring costs no more than the difference. Re
 from __future__ import annotations
 
 import logging
-import math
+import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 WARM_ROUNDS = 2
 """Rounds after a trial came or went that are not measured: they allocate memory and fill caches."""
 REPEATS = 2
-"""Rounds of each size that are; the fastest counts."""
-DOUBTS = 3
-"""How often both are measured again before trials are kept apart: a process that starts beside, as
-those of trials do, makes threads wait for each other, and so a large pass look slow."""
+"""Rounds of each size, at a time, that are; the fastest counts."""
+DOUBT_SECONDS = 15.0
+"""How long after the first measurement none keeps trials apart yet: processes that start beside, as
+those of trials do, make threads wait for each other, and so a large pass look slow."""
 WORTHWHILE = 0.95
 """A pass of several that takes a trial more than this share of a pass of its own is not worth it:
 alone, the first trial is over sooner."""
@@ -58,6 +58,7 @@ class Pacer:
         is_forced: bool,
         memory: Callable[[], int],
         tell: Callable[[Pace], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with all trials in a pass.
 
@@ -66,7 +67,13 @@ class Pacer:
             is_forced: Whether so many it shall be, whatever is measured.
             memory: Gives the bytes that are in use; asked now, for the base alone.
             tell: Told of what was found.
+            clock: Gives seconds.
         """
+        self._clock = clock
+        self._trusted_from: float | None = None
+        """The time from which measurements may keep trials apart; none: there was none yet."""
+        self._is_in_doubt = False
+        """Whether one would have kept them apart, before that time."""
         self.slots = pack_size
         """Most trials at a time."""
         self._together = pack_size
@@ -87,12 +94,22 @@ class Pacer:
         Args:
             num_trials: Trials that can share a pass.
         """
-        if num_trials != self._trials:
+        is_due = self._is_in_doubt and self._measuring is None and self._is_trusted
+        if num_trials != self._trials or is_due:
             self._trials = num_trials
+            self._is_in_doubt = False
             self._measuring = self._measure(num_trials) if self._is_open(num_trials) else None
             if self._measuring is not None:
                 self._size = next(self._measuring)
         return max(1, self._size if self._measuring is not None else self._together)
+
+    @property
+    def _is_trusted(self) -> bool:
+        return self._trusted_from is not None and self._clock() >= self._trusted_from
+
+    def start_over(self) -> None:
+        """Measure anew what is being measured: the host has more threads now, or fewer."""
+        self._trials = 0
 
     def _is_open(self, num_trials: int) -> bool:
         """Whether so many trials may tell what is not known yet."""
@@ -116,20 +133,22 @@ class Pacer:
 
     def _measure(self, num_trials: int) -> Generator[int, float, None]:
         """Ask for rounds of several sizes, be sent what a token took in each, and choose."""
+        if self._trusted_from is None:
+            self._trusted_from = self._clock() + DOUBT_SECONDS
         for _ in range(WARM_ROUNDS):
             yield num_trials
-        times = {num_trials: math.inf, 1: math.inf}
-        for _ in range(1 + DOUBTS):
-            for size in times:
-                times[size] = min(times[size], (yield from _fastest(size)))
-            if times[num_trials] <= WORTHWHILE * times[1]:
-                break
+        times: dict[int, float] = {}
+        for size in (num_trials, 1):
+            times[size] = yield from _fastest(size)
         size = num_trials // 2
         while size > 1 and min(times.values()) > WORTHWHILE * times[1]:
             times[size] = yield from _fastest(size)
             size //= 2
         best = min(times, key=times.__getitem__)
-        self._choose(num_trials, 1 if times[best] > WORTHWHILE * times[1] else best, times)
+        chosen = 1 if times[best] > WORTHWHILE * times[1] else best
+        self._is_in_doubt = chosen < num_trials and not self._is_trusted
+        if not self._is_in_doubt:
+            self._choose(num_trials, chosen, times)
 
     def _choose(self, num_trials: int, chosen: int, times: dict[int, float]) -> None:
         self._found_with = num_trials
@@ -137,7 +156,7 @@ class Pacer:
             self._together = self.slots = chosen
         pace = Pace(
             trials=num_trials,
-            seconds={size: time * self._tokens_a_trial for size, time in times.items()},
+            seconds={size: took * self._tokens_a_trial for size, took in times.items()},
             chosen=self._together,
             memory_bytes=self._memory(),
             base_bytes=self.base_bytes,

@@ -137,6 +137,7 @@ class PackRunner:
                     self._score(message)
                 case Threads():
                     torch.set_num_threads(message.count)
+                    self._pacer.start_over()
                     log.info("computes with %d thread(s) from now on", message.count)
                 case Close():
                     self._is_closed = True

@@ -14,8 +14,9 @@ WORTH_SECONDS = 250.0
 started. Each takes a core for some 2 s, and disturbs the host from then on: of 80 trials of 2 s on
 two cores, eight processes took 66 s, six 61 s and four 58 s."""
 
-LONG_SECONDS = 20.0
-"""A trial that takes this long is worth a process of its own, however few are left."""
+LONG_SECONDS = 15.0
+"""A trial that takes this long is worth a process of its own, however few are left. One of 6 to 8 s
+takes 12 s while a second host and its processes start beside."""
 
 FIRST = 4
 """Processes a host that start before it is known how long trials take: as many as gain most of what
@@ -37,21 +38,28 @@ so of a core, to be worth it."""
 class Ramp:
     """Knows how many processes are up, and how long trials take."""
 
-    def __init__(self, num_hosts: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        num_hosts: int,
+        pack_size: int = FIRST,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Begin with no process.
 
         Args:
             num_hosts: Pack hosts.
+            pack_size: Most trials on one.
             clock: Gives seconds.
         """
         self._clock = clock
         self._num_hosts = num_hosts
+        self._first = min(FIRST, pack_size)
         self._joined_at = -math.inf
         self._running: dict[int, float] = {}
         self._up = 0
         self._most = 0
-        """Trials that there has been room for. It only grows: where trials give way to fewer, Ray
-        Tune gives a process that gets free to one whose own is still starting, which then ends."""
+        """Trials that there has been room for. It only grows: where none is proposed for a process
+        that gets free, Ray Tune gives it to a trial whose own is still starting, and ends that."""
         self._last_took: float | None = None
         self._step_seconds: float | None = None
 
@@ -102,7 +110,7 @@ class Ramp:
         left = self._seconds_left(num_left)
         is_worth_it = self._seconds >= LONG_SECONDS or left >= WORTH_SECONDS
         further = BURST if may_start and is_worth_it else 0
-        self._most = max(self._most, FIRST * self._num_hosts, self._up + further)
+        self._most = max(self._most, self._num_first, self._up + further)
         return num_live < self._most
 
     def _seconds_left(self, num_left: int) -> float:
@@ -110,7 +118,12 @@ class Ramp:
 
         Those that start in any case, and may not yet be up, are counted.
         """
-        return self._seconds * num_left / max(self._up, FIRST * self._num_hosts, 1)
+        return self._seconds * num_left / max(self._up, self._num_first, 1)
+
+    @property
+    def _num_first(self) -> int:
+        """Processes that start in any case."""
+        return self._first * self._num_hosts
 
     @property
     def _seconds(self) -> float:

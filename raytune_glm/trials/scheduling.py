@@ -69,10 +69,14 @@ class SteeredScheduler(TrialScheduler):
         return self._steering.is_paused and result[STEP] < result["total_steps"]
 
     def choose_trial_to_run(self, tune_controller: Any, **kwargs: Any) -> Trial | None:
-        """Stop what is to be stopped, then pass on.
+        """Stop what is to be stopped, then pass on; but no trial that has not begun is chosen.
 
         A packed trial is stopped at its next report, or while it waits for its turn: its process,
         which waits for that, is given to another trial.
+
+        Ray Tune starts trials that have not begun by itself, the oldest first. One that is chosen
+        beside that is given the next process that gets free, and its own, which is starting, is
+        ended: with short trials no further process would ever come up.
         """
         for trial in list(tune_controller.get_live_trials()) if self._steering.to_stop else ():
             number = trial.config["number"]
@@ -83,7 +87,8 @@ class SteeredScheduler(TrialScheduler):
                 tune_controller.stop_trial(trial)
             elif self._call_off(self._ledger.live[number].id):
                 self._steering.to_stop.discard(number)
-        return self._inner.choose_trial_to_run(tune_controller, **kwargs)
+        chosen = self._inner.choose_trial_to_run(tune_controller, **kwargs)
+        return None if chosen is None or chosen.status == Trial.PENDING else chosen
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Pass on."""

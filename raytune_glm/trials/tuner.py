@@ -97,7 +97,8 @@ def run_trials(
         assert hosts is not None, "trials without hosts leave none"
         hosts.leave_host(trial_id)
 
-    ramp = Ramp(placement.packs.num_first if placement.packs else 0)
+    packs = placement.packs
+    ramp = Ramp(packs.num_first, packs.pack_size) if packs else Ramp(0)
     trainable = run_trial if hosts is None else PackedTrial
     metric = METRICS[sweep.search.metric]
     steering = Steering(results, ledger, run_of(sweep), progress, confirmed=confirmed)

@@ -592,9 +592,9 @@ def test_a_search_that_does_otherwise_than_its_parts_promise_is_remarked(
 
 def test_a_pack_size_for_trials_that_share_nothing_is_remarked(file: Path) -> None:
     [remark] = check(file, "run.pack_size=3", "run.execution=solo").remarks
-    assert "run.pack_size=3 has no effect" in remark
+    assert "run.pack_size=3 has no effect, as run.execution=solo gives" in remark
     [remark] = check(file, "run.pack_size=3", "run.num_workers=2").remarks
-    assert "run.execution=packed" in remark
+    assert "as run.num_workers=2 gives each trial workers of its own" in remark
     assert check(file, "run.pack_size=3").remarks == ()
 
 

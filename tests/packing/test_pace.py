@@ -10,13 +10,20 @@ from raytune_glm.packing.pace import Pace, Pacer
 
 
 class Device:
-    """Runs rounds that take what `cost` says a pass of so many trials does."""
+    """Runs rounds that take the seconds that `cost` says a pass of so many trials does."""
 
-    def __init__(self, cost: Callable[[int], float], *, pack_size: int, is_forced: bool = False):
+    def __init__(
+        self, cost: Callable[[int], float], *, pack_size: int = 8, is_forced: bool = False
+    ) -> None:
+        self.now = 0.0
         self.told: list[Pace] = []
         self.sizes: list[int] = []
         self.pacer = Pacer(
-            pack_size, is_forced=is_forced, memory=lambda: 100, tell=self.told.append
+            pack_size,
+            is_forced=is_forced,
+            memory=lambda: 100,
+            tell=self.told.append,
+            clock=lambda: self.now,
         )
         self._cost = cost
 
@@ -25,7 +32,9 @@ class Device:
             size = self.pacer.size(num_trials)
             self.sizes.append(size)
             passes = [min(size, num_trials - at) for at in range(0, num_trials, size)]
-            self.pacer.took(sum(map(self._cost, passes)), 64 * num_trials)
+            seconds = sum(map(self._cost, passes))
+            self.now += seconds
+            self.pacer.took(seconds, 64 * num_trials)
 
 
 def test_trials_share_a_pass_where_that_is_faster() -> None:
@@ -39,14 +48,37 @@ def test_trials_share_a_pass_where_that_is_faster() -> None:
 
 
 def test_a_moment_in_which_a_large_pass_is_slow_does_not_keep_trials_apart() -> None:
-    disturbed = iter([True] * 8)  # the warm rounds, and three of the four attempts
-    device = Device(
-        lambda size: (60 if size > 1 and next(disturbed, False) else 6) + 4 * size, pack_size=8
-    )
-    device.run(8, 60)
+    device = Device(lambda size: (0.2 if size > 1 and device.now < 12 else 0.006) + 0.004 * size)
+    device.run(4, 10)
+    device.run(3, 20)
+    device.run(4, 25)
+    assert 10 < device.now < 12
+    assert device.told == [], "nothing is settled in the first seconds"
+    assert device.sizes[-1] >= 4, "meanwhile they share"
+    device.run(4, 300)
     [pace] = device.told
-    assert pace.seconds == {8: pytest.approx(4.75), 1: pytest.approx(10)}
+    assert pace.seconds == {4: pytest.approx(0.0055), 1: pytest.approx(0.010)}
     assert pace.chosen == 8
+
+
+def test_what_stays_slow_keeps_trials_apart_though_passes_are_short() -> None:
+    device = Device(lambda size: 0.01 * size**2)
+    device.run(4, 80)
+    assert device.told == []
+    device.run(4, 80)
+    assert [pace.chosen for pace in device.told] == [1]
+    assert device.sizes[-1] == 1
+
+
+def test_threads_that_change_while_it_measures_have_it_begin_again() -> None:
+    threads = 1
+    device = Device(lambda size: (6 + 4 * size) / threads)
+    device.run(4, 5)
+    threads = 2
+    device.pacer.start_over()
+    device.run(4, 20)
+    [pace] = device.told
+    assert pace.seconds == {4: pytest.approx(2.75), 1: pytest.approx(5)}
 
 
 def test_one_trial_after_another_has_a_device_that_one_fills() -> None:

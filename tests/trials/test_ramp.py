@@ -16,14 +16,14 @@ class Clock:
 def four_started() -> tuple[Clock, Ramp]:
     """A host whose first four trials have just begun."""
     clock = Clock()
-    ramp = Ramp(1, clock)
+    ramp = Ramp(1, clock=clock)
     for number in range(4):
         ramp.started(number)
     return clock, ramp
 
 
 def test_four_processes_a_host_start_before_it_is_known_how_long_trials_take() -> None:
-    ramp = Ramp(2, Clock())
+    ramp = Ramp(2, clock=Clock())
     assert ramp.has_room(7, num_left=100)
     assert not ramp.has_room(8, num_left=100)
     for number in range(8):
@@ -51,9 +51,9 @@ def test_as_short_ones_have_further_processes_started_where_there_are_many_left(
 
 def test_trials_that_train_for_a_while_have_further_processes_started() -> None:
     clock, ramp = four_started()
-    clock.now = 19.0
+    clock.now = 14.0
     assert not ramp.has_room(4, num_left=1)
-    clock.now = 20.0
+    clock.now = 15.0
     assert ramp.has_room(4, num_left=1)
 
 
@@ -69,7 +69,7 @@ def test_processes_that_are_starting_are_not_called_off_by_a_trial_that_was_shor
 
 
 def test_a_sweep_whose_only_process_failed_at_once_starts_another() -> None:
-    ramp = Ramp(1, Clock())
+    ramp = Ramp(1, clock=Clock())
     ramp.started(0)
     ramp.ended(0)
     assert ramp.has_room(0, num_left=1)
@@ -83,6 +83,12 @@ def test_a_second_host_is_worth_it_for_many_trials_of_short_steps() -> None:
     ramp.ended(0)
     assert ramp.is_worth_a_host(60)
     assert not ramp.is_worth_a_host(59), "less than a minute's work of four at a time"
+    small = Ramp(1, pack_size=2, clock=clock)
+    small.started(0)
+    small.reported(0.1)
+    clock.now = 8.0
+    assert small.is_worth_a_host(30), "two at a time"
+    assert not small.is_worth_a_host(29)
     ramp.reported(0.25)
     assert not ramp.is_worth_a_host(1000), "such a pass keeps all threads busy"
 
@@ -96,8 +102,8 @@ def test_once_a_further_host_is_up_four_processes_more_start_and_trials_are_time
     clock.now = 12.0
     ramp.ended(0)
     assert not ramp.has_room(8, num_left=100), "it took 12 s, most of them before the host was up"
-    clock.now = 28.0
-    assert ramp.has_room(8, num_left=100), "those that go on have taken 20 s since"
+    clock.now = 23.0
+    assert ramp.has_room(8, num_left=100), "those that go on have taken 15 s since"
 
 
 def test_that_a_host_leaves_its_device_and_comes_back_changes_nothing() -> None:

@@ -200,6 +200,27 @@ def test_a_trial_is_stopped_by_the_scheduler_at_once(sweep: Sweep) -> None:
     assert stopped == [trial]
 
 
+def test_no_trial_is_chosen_whose_process_may_be_starting(sweep: Sweep) -> None:
+    trials = [Trial("first", stub=True), Trial("second", stub=True)]
+
+    class Controller:
+        def get_live_trials(self) -> list[Trial]:
+            return trials
+
+        def get_trials(self) -> list[Trial]:
+            return trials
+
+    rules = {"must_stop": sweep.ledger.is_over, "must_go_on": sweep.ledger.shelter}
+    scheduler = SteeredScheduler(
+        RuledScheduler(FIFOScheduler(), **rules), sweep.ledger, sweep.steering
+    )
+    assert FIFOScheduler().choose_trial_to_run(Controller()) is trials[0]
+    assert scheduler.choose_trial_to_run(Controller()) is None
+    for trial in trials:
+        trial.status = Trial.PAUSED
+    assert scheduler.choose_trial_to_run(Controller()) is trials[0]
+
+
 def test_a_packed_trial_is_stopped_at_its_next_report(sweep: Sweep) -> None:
     trial = Trial("running", stub=True)
     trial.config = {"number": sweep.ledger.propose().number, "door": "a host's"}
