@@ -49,8 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RAY_TRAIN_SETTINGS = {
-    # Ray Train looks this often whether a worker has ended; its own 2 s are felt at a sweep's end,
-    # and four times a second takes a twentieth of a core.
+    # Ray Train looks this often whether a worker has ended; its own 2 s are felt at a sweep's end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # A process each host that watches for machines being taken away, which none survives anyway.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
