@@ -1,7 +1,10 @@
-"""Samplers: who proposes the next trial. One class a sampler, one line in the `Sampler` union.
+"""Samplers: who proposes the next trial.
 
-A sampler says of itself what it can work with, and `pairs` refuses the rest.
+What a sampler cannot work with is refused before anything starts. On the command line
+`search.sampler=random` chooses another one, with its own defaults.
 """
+
+# One class a sampler, one line in the `Sampler` union. Read next: `pairs`.
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""Schedulers: who stops a trial early. One class a scheduler, one line in the `Scheduler` union.
+"""Schedulers: who stops a trial early.
 
 Each counts in the unit of `search.budget`: optimizer steps, or device-seconds. A setting in the
 other unit than that is refused.
 """
+
+# One class a scheduler, one line in the `Scheduler` union.
 
 from __future__ import annotations
 

@@ -60,10 +60,10 @@ class Placement:
         """One line for the terminal."""
         each = " + ".join(f"{amount:g} {name}" for name, amount in self.per_worker.items())
         if self.packs is not None:
-            hosts = self.packs.num_first
+            on_each = min(self.packs.pack_size, self.max_concurrent)
             return (
-                f"{self.num_nodes} node(s), {hosts} pack host(s), room for {self.max_concurrent} "
-                "trial(s) at a time"
+                f"{self.num_nodes} node(s), {self.packs.num_first} pack host(s), each with room "
+                f"for {on_each} trial(s) at a time"
             )
         return (
             f"{self.num_nodes} node(s), room for {self.max_concurrent} trial(s) at a time, "
