@@ -17,6 +17,8 @@ import psutil
 from raytune_glm.signals import asked_to_end
 
 LOOK_EVERY_SECONDS = 1.0
+TOGETHER_SECONDS = 10.0
+"""Processes that ended so long before SIGTERM came here were ended by whoever sent it."""
 
 
 def hold_on_to_ray() -> None:
@@ -28,9 +30,16 @@ def hold_on_to_ray() -> None:
 
 
 def _watch(address: str) -> None:
-    daemons = psutil.Process().children()
-    vital = [daemon for daemon in daemons if daemon.name() in ("gcs_server", "raylet")]
-    while all(map(_lives, daemons if asked_to_end.is_set() else vital)):
+    # Ended together, head and node may wait for each other for ever (ray 2.60): then another
+    # process has to tell, such as the dashboard, which comes later.
+    vital = [child for child in _children() if child.name() in ("gcs_server", "raylet")]
+    seen_at: dict[psutil.Process, float] = {}
+    while all(map(_lives, vital)):
+        now = time.monotonic()
+        seen_at |= dict.fromkeys(filter(_lives, _children()), now)
+        lately = [child for child, at in seen_at.items() if now - at < TOGETHER_SECONDS]
+        if asked_to_end.is_set() and not all(map(_lives, lately)):
+            break
         time.sleep(LOOK_EVERY_SECONDS)
     # A shutdown disconnects first, and then ends the processes.
     if _address() == address:
@@ -43,6 +52,10 @@ def _watch(address: str) -> None:
         if sys.__stdout__ is not None:
             sys.__stdout__.flush()
         os._exit(1)  # everything else would wait for Ray
+
+
+def _children() -> list[psutil.Process]:
+    return list(psutil.Process().children())
 
 
 def _address() -> str:

@@ -158,11 +158,16 @@ def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> N
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize(
+    ("ended", "is_asked"),
+    [("gcs_server", False), ("sleep", True)],
+    ids=["alone", "asked to end"],
+)
 def test_a_local_ray_has_its_name_and_a_dashboard_and_takes_the_command_with_it(
-    tmp_path: Path,
+    tmp_path: Path, ended: str, is_asked: bool
 ) -> None:
     script = f"""
-import os, psutil, ray, signal, time, urllib.request
+import os, psutil, ray, signal, subprocess, time, urllib.request
 from pathlib import Path
 from raytune_glm.command import exit_status
 from raytune_glm.trials.cluster import connect
@@ -178,10 +183,16 @@ def work():
         print(b"Ray Dashboard" in page.read())
     started = " ".join(" ".join(process.cmdline()) for process in psutil.Process().children())
     print("gcs_server" in started, "monitor.py" in started)
+    # It comes late, as the dashboard does on a busy machine.
+    subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(3)
     for process in psutil.Process().children():
-        process.terminate()
+        if process.name() == {ended!r}:
+            process.kill()
     try:
-        os.kill(os.getpid(), signal.SIGTERM)
+        if {is_asked}:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
     except KeyboardInterrupt:
         time.sleep(30)  # as what waits for Ray does
     print("still here")
