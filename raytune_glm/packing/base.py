@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from raytune_glm.config import RunConfig
@@ -47,6 +48,12 @@ class Base:
             family=self.family,
             tokenizer=self.tokenizer,
         )
+
+    @property
+    def row_flop(self) -> float:
+        """What a forward pass computes on a train row of mean length: 2 a parameter and token."""
+        num_parameters = sum(p.numel() for p in self.pack.base.parameters())
+        return 2.0 * num_parameters * float(np.mean(self.data.train["length"]))
 
 
 def base_key(run: RunConfig) -> str:

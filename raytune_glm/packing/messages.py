@@ -51,16 +51,8 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Threads:
-    """The host shares its CPUs with another from now on, or no longer."""
-
-    count: int
-    """How many threads it may compute with."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Close:
     """The host is no longer needed."""
 
 
-Message = Attach | Leave | Score | Threads | Close
+Message = Attach | Leave | Score | Close

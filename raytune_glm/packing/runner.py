@@ -22,8 +22,9 @@ from raytune_glm.config.execution import hosting_obstacle, packing_obstacle
 from raytune_glm.endings import ending_by
 from raytune_glm.evaluate import Evaluation, Evaluator
 from raytune_glm.packing.base import Base, base_key
+from raytune_glm.packing.cpus import SharedCpus
 from raytune_glm.packing.evaluation import evaluate_together
-from raytune_glm.packing.messages import Attach, Close, Leave, Message, Score, Threads
+from raytune_glm.packing.messages import Attach, Close, Leave, Message, Score
 from raytune_glm.packing.pace import Pace, Pacer
 from raytune_glm.packing.pack import DataRow
 from raytune_glm.packing.slot import twin
@@ -84,7 +85,10 @@ class PackRunner:
         self._device = device
         self._pack_size = pack_size
         self._is_forced = is_forced
-        self._tell = tell
+        self.tell = tell
+        """Told of what was measured."""
+        self.cpus: SharedCpus | None = None
+        """Those that this process shares with another."""
         self._waiting: list[Attach] = []
         self._members: dict[Hashable, _Member] = {}
         self._due: dict[Hashable, int] = {}
@@ -101,7 +105,7 @@ class PackRunner:
             self._pack_size,
             is_forced=self._is_forced,
             memory=lambda: memory.used_bytes(self._device),
-            tell=self._tell,
+            tell=lambda pace: self.tell(pace),
         )
 
     def load(self, run: RunConfig, data_cache: Path) -> None:
@@ -116,12 +120,31 @@ class PackRunner:
                 break
             self._admit()
             if self._members:
+                self._share_cpus()
                 self._pass()
         for key in list(self._members):
             self._remove(key)
 
+    def pass_flop(self, run: RunConfig) -> float:
+        """What a forward pass of the loaded base computes on a run's micro-batch of mean length."""
+        assert self._base is not None, "only what is loaded passes"
+        return self._base[1].row_flop * run.train.micro_batch_size
+
+    def take_second_place(self) -> None:
+        """Be the runner of a process that was forked, with half of the CPUs."""
+        assert self.cpus is not None, "a second process shares CPUs with the first"
+        self.cpus.take_second_place()
+        self._pacer = self._new_pacer()  # whose memory is another process's
+
+    def _share_cpus(self) -> None:
+        if self.cpus is not None and self.cpus.begin():
+            self._pacer.start_over()
+            log.info("computes with %d thread(s) from now on", torch.get_num_threads())
+
     def _take_messages(self) -> None:
         """Take what is there; where nothing trains, wait for something."""
+        if self.cpus is not None and not (self._members or self._waiting):
+            self.cpus.rest()
         while True:
             try:
                 message = self.inbox.get(block=not (self._members or self._waiting))
@@ -135,10 +158,6 @@ class PackRunner:
                     self._remove(message.key)
                 case Score():
                     self._score(message)
-                case Threads():
-                    torch.set_num_threads(message.count)
-                    self._pacer.start_over()
-                    log.info("computes with %d thread(s) from now on", message.count)
                 case Close():
                     self._is_closed = True
                     return
@@ -216,6 +235,7 @@ class PackRunner:
         return self._base[1]
 
     def _score(self, asked: Score) -> None:
+        self._share_cpus()
         try:
             base = self._base_of(asked.run, asked.data_cache)
             method = asked.run.method

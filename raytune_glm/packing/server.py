@@ -7,7 +7,6 @@ on another visit, unless its process died. Messages are dictionaries of plain da
         "visit": "..."}
     -> {"dismiss": "..."}     a visit, over whatever connection: its slot is free at once
     -> {"score": {"run", "adapter", "data_cache", "metrics", "splits"}}
-    -> {"threads": 2}         how many the host may compute with from now on
     -> {"close": True}
     <- {"report": {...}, "visit": "..."}    <- {"scores": {...}}    <- {"error": "..."}
 
@@ -26,7 +25,7 @@ from typing import Any
 
 from raytune_glm.config import RunConfig, trial_run, write_trial_file
 from raytune_glm.endings import ending_by
-from raytune_glm.packing.messages import Attach, Close, Leave, Score, Threads
+from raytune_glm.packing.messages import Attach, Close, Leave, Score
 from raytune_glm.packing.runner import PackRunner
 from raytune_glm.packing.visits import Report, Visits
 
@@ -102,8 +101,6 @@ class _Talk:
                 self._visits.dismiss(visit)
             case {"score": asked}:
                 self._runner.inbox.put(Score(**_score_of(asked), answer=self._send))
-            case {"threads": count}:
-                self._runner.inbox.put(Threads(count=count))
             case {"close": _}:
                 self._runner.inbox.put(Close())
 

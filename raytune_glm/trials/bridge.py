@@ -200,7 +200,6 @@ class LedgerCallback(Callback):
         """A trial has reported an evaluation, or why it ends."""
         number = trial.config["number"]
         if STEP in result:
-            self._ramp.reported(result["seconds"] / result[STEP])
             self._ledger.report(number, result["report"])
             self._progress.reported(self._ledger.live.values())
             self._keep_budget()

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +36,27 @@ class PackPlacement:
     per_host: tuple[Mapping[str, float], ...]
     """What Ray reserves for each host."""
     pack_size: int
-    """Most trials on one host."""
+    """Most trials on one host, and on its second process together."""
     is_forced: bool
     """Whether so many share a pass whatever is measured."""
-    num_first: int
-    """Hosts that start at once; the others are second ones of their node, started once there is
-    reason to."""
+    have_seconds: bool
+    """Whether each host may have a second process, to which trials go as to a host."""
+
+    @property
+    def first(self) -> range:
+        """The numbers of the hosts."""
+        return range(len(self.per_host))
+
+    @property
+    def seconds(self) -> range:
+        """The numbers of their second processes, in the same order."""
+        num_hosts = len(self.per_host)
+        return range(num_hosts, 2 * num_hosts if self.have_seconds else num_hosts)
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of both."""
+        return range(len(self.first) + len(self.seconds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +77,8 @@ class Placement:
         if self.packs is not None:
             on_each = min(self.packs.pack_size, self.max_concurrent)
             return (
-                f"{self.num_nodes} node(s), {self.packs.num_first} pack host(s), each with room "
-                f"for {on_each} trial(s) at a time"
+                f"{self.num_nodes} node(s), {len(self.packs.per_host)} pack host(s), "
+                f"each with room for {on_each} trial(s) at a time"
             )
         return (
             f"{self.num_nodes} node(s), room for {self.max_concurrent} trial(s) at a time, "
@@ -76,6 +91,7 @@ def place(
     *,
     precisions: Collection[str],
     execution: Execution,
+    total_parameters: int,
     leave_devices: bool = False,
 ) -> Placement:
     """Work out how many trials can run at a time on the cluster that is connected.
@@ -84,6 +100,7 @@ def place(
         sweep: The sweep.
         precisions: Every precision that a trial may have.
         execution: Whether, and how, trials share hosts.
+        total_parameters: The base's.
         leave_devices: Whether hosts are to make room for trials that need workers of their own.
 
     Raises:
@@ -102,7 +119,11 @@ def place(
     packs = None
     if execution != "solo":
         packs = _place_packs(
-            sweep, nodes, per_worker=per_worker, execution=execution, leave_devices=leave_devices
+            sweep,
+            nodes,
+            per_worker=per_worker,
+            execution=execution,
+            may_split=total_parameters <= MOST_SPLIT_PARAMETERS and not leave_devices,
         )
         fitting = min(len(packs.per_host) * packs.pack_size, sweep.search.num_trials)
     return Placement(
@@ -113,24 +134,29 @@ def place(
     )
 
 
+MOST_SPLIT_PARAMETERS = 100_000_000
+"""Of a base whose passes may be short enough for two processes a host; see `host.SHORT_PASS_FLOP`,
+which rows of 50 tokens then reach one by one."""
+
+
 def _place_packs(
     sweep: SweepConfig,
     nodes: Iterable[Mapping[str, float]],
     *,
     per_worker: Mapping[str, float],
     execution: Execution,
-    leave_devices: bool,
+    may_split: bool,
 ) -> PackPlacement:
     hosts = pack_hosts(nodes, per_worker=per_worker)
     size = 1 if execution == "hosted" else pack_size(sweep.search, len(hosts))
     is_users = sweep.run.pack_size is not None
     all_at_once = sweep.search.scheduler.wants_all_at_once
-    may_share = not leave_devices and not all_at_once
+    may_split = may_split and not (all_at_once or is_users or size == 1)
     return PackPlacement(
-        per_host=tuple(halves_of(hosts) if may_share else hosts),
+        per_host=tuple(hosts),
         pack_size=sweep.run.pack_size or size,
         is_forced=is_users or all_at_once,
-        num_first=len(hosts),
+        have_seconds=may_split and can_be_halved(hosts),
     )
 
 
@@ -176,18 +202,13 @@ def pack_hosts(
     return hosts
 
 
-def halves_of(hosts: Sequence[Mapping[str, float]]) -> Sequence[Mapping[str, float]]:
-    """Cut the only host of a cluster in two, where it has no GPU and at least two CPUs.
-
-    Hosts of several nodes stay whole: Ray would be free to put two halves on one node.
+def can_be_halved(hosts: Iterable[Mapping[str, float]]) -> bool:
+    """Say whether each host has CPUs for two processes, and no GPU.
 
     Args:
         hosts: From `pack_hosts`.
     """
-    if len(hosts) != 1 or hosts[0].get("GPU") or hosts[0]["CPU"] < 2:
-        return hosts
-    second = hosts[0]["CPU"] // 2
-    return [{"CPU": hosts[0]["CPU"] - second}, {"CPU": second}]
+    return all(not host.get("GPU") and host["CPU"] >= 2 for host in hosts)
 
 
 def is_this_host_alone(address: str) -> bool:

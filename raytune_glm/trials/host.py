@@ -6,7 +6,9 @@ Read next: `raytune_glm.packing.server`.
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,17 @@ from raytune_glm.trials.trainable import hide_unreserved_gpus, log_to
 if TYPE_CHECKING:
     from ray.train import UserCallback
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from raytune_glm.packing.runner import PackRunner
+
+SHORT_PASS_FLOP = 1e10
+"""Up to this the forward pass of a micro-batch is short. What it takes whatever is in it is then
+much of it; processes share that, threads do not. On two CPUs, two processes of one thread took a
+trial 0.74 of what one process of two threads took it, where this was 5e9 (0.11 s a step), and 1.05
+where a step took 0.5 s."""
+
+SECOND_CLOSING_SECONDS = 10.0
+"""How long a host that closes waits for its second process, which was told to close before it."""
 
 
 def controller_mark(file: Path) -> UserCallback:
@@ -75,9 +88,12 @@ def serve(config: dict[str, Any]) -> None:
     import ray.util
 
     hide_unreserved_gpus(config["resources"])
-    door = Path(config["door"])
+    door, second_door = (None if path is None else Path(path) for path in config["doors"])
+    assert door is not None, "each host has a door"
     log_to(door.with_suffix(".log"))
     files.write_json(door, {"pid": os.getpid()})
+    if second_door is not None:
+        second_door.unlink(missing_ok=True)  # of a process that died
 
     if config["follows"]:
         _await_empty_device(config)
@@ -88,26 +104,77 @@ def serve(config: dict[str, Any]) -> None:
         import torch
 
         from raytune_glm.engine.process import choose_accelerator, keep_freed_memory
+        from raytune_glm.packing.cpus import SharedCpus
         from raytune_glm.packing.runner import PackRunner
+
+    keep_freed_memory()
+    num_cpus = max(1, int(config["resources"]["CPU"]))
+    # What has computed with several threads must not be forked.
+    torch.set_num_threads(1 if second_door else num_cpus)
+    runner = PackRunner(
+        choose_accelerator(), pack_size=config["pack_size"], is_forced=config["is_forced"]
+    )
+    runner.load(run, Path(config["data_cache"]))
+    host = _Host(
+        runner,
+        node=ray.get_runtime_context().get_node_id(),
+        ip_address=ray.util.get_node_ip_address(),
+        key=config["key"],
+    )
+    if second_door is None:
+        host.receive(door)
+    elif runner.pass_flop(run) > SHORT_PASS_FLOP:
+        torch.set_num_threads(num_cpus)
+        files.write_json(second_door, {"moved": str(door)})
+        host.receive(door)
+    else:
+        runner.cpus = SharedCpus(num_cpus)
+        with _second_process(host, door, second_door):
+            host.receive(door)
+
+
+@dataclass(frozen=True)
+class _Host:
+    runner: PackRunner
+    _: KW_ONLY
+    node: str
+    ip_address: str
+    key: bytes
+
+    def receive(self, door: Path) -> None:
+        """Take trials in by a door until told to close."""
         from raytune_glm.packing.server import PackServer
 
-    torch.set_num_threads(config["threads"])
-    keep_freed_memory()
-    runner = PackRunner(
-        choose_accelerator(),
-        pack_size=config["pack_size"],
-        is_forced=config["is_forced"],
-        tell=lambda pace: files.write_json(pace_file(door), pace.as_json()),
-    )
-    server = PackServer(runner, ray.util.get_node_ip_address(), config["key"])
-    runner.load(run, Path(config["data_cache"]))
-    node = ray.get_runtime_context().get_node_id()
-    files.write_json(door, {"address": server.address, "pid": os.getpid(), "node": node})
+        self.runner.tell = lambda pace: files.write_json(pace_file(door), pace.as_json())
+        server = PackServer(self.runner, self.ip_address, self.key)
+        opened = {"address": server.address, "pid": os.getpid(), "node": self.node}
+        files.write_json(door, opened)
+        try:
+            self.runner.run()
+        finally:
+            server.close()
+            door.unlink(missing_ok=True)
+
+
+@contextmanager
+def _second_process(host: _Host, door: Path, second_door: Path) -> Iterator[None]:
+    """Have a second process take trials in by a door of its own, which dies with this one.
+
+    Where it dies alone its trials are sent to this one; it cannot be forked again.
+    """
+    from raytune_glm.trials.fork import Fork
+
+    def be_second() -> None:
+        log_to(second_door.with_suffix(".log"))
+        host.runner.take_second_place()
+        host.receive(second_door)
+
+    died = {"moved": str(door), "has_died": True}
+    second = Fork(be_second, on_death=lambda: files.write_json(second_door, died))
     try:
-        runner.run()
+        yield
     finally:
-        server.close()
-        door.unlink(missing_ok=True)
+        second.end(SECOND_CLOSING_SECONDS)
 
 
 def _await_empty_device(config: dict[str, Any]) -> None:

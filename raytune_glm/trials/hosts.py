@@ -7,8 +7,8 @@
 
 A host whose process dies is started again, and its trials wait for it. Where its node is gone with
 it, they go on with another host at once, from their last checkpoints. Hosts leave their devices to
-trials that need workers of their own, and come back. On one node without GPUs a second host takes
-half of the CPUs once trials turn out to be many, and their passes short.
+trials that need workers of their own, and come back. Without GPUs, and where passes are short, each
+host has a second process: to trials it is a further host, and it comes and goes with the first.
 
 Read next: `turns`, `host`, `packed`.
 """
@@ -21,12 +21,12 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raytune_glm import files, ladder, memory
+from raytune_glm import files, ladder
 from raytune_glm.config import SweepConfig, run_of, trial_run
 from raytune_glm.config.execution import hosting_obstacle
 from raytune_glm.errors import ConfigError
@@ -58,9 +58,6 @@ _RAY_TRAIN_SETTINGS = {
 
 HEAD_START_SECONDS = 15.0
 """How long trials' processes wait at most for those of the hosts, which have more to load."""
-COMING_SECONDS = 120.0
-"""How long trials' further processes wait for a second host; its place may not be free for longer,
-in a cluster that others use."""
 CLOSING_SECONDS = 20.0
 """How long to wait for a host to end before it is left to Ray, which ends what it started."""
 
@@ -95,9 +92,8 @@ class Hosts:
         self._visit_numbers = itertools.count()
         self._starts = itertools.count()
         self._threads: dict[int, threading.Thread] = {}
-        self._started_at: dict[int, float] = {}
         self._turns = Turns(
-            self._packs.num_first,
+            len(self._packs.numbers),
             room_on=self._room_on,
             seat=self._seat,
             send_off=self._send_off,
@@ -105,8 +101,6 @@ class Hosts:
             open_again=self._come_back,
         )
         self._news: list[News] = []
-        self._told_threads: dict[int, int] = {}
-        """Process of a first host -> the threads it was told to compute with."""
 
     def start(self) -> None:
         """Start the hosts; trials may attach at once, and wait for them."""
@@ -115,12 +109,11 @@ class Hosts:
             os.environ.setdefault(name, value)
         for left in self._folder.glob("*.json*"):
             left.unlink()
-        for number in range(self._packs.num_first):
+        for number in self._packs.first:
             self._start(number)
 
     def _start(self, number: int) -> None:
         before = self._threads.get(number)
-        self._started_at[number] = time.monotonic()
         self._threads[number] = threading.Thread(
             target=self._keep, args=(number, before), name=f"pack-host-{number}", daemon=True
         )
@@ -135,6 +128,13 @@ class Hosts:
 
     def _door(self, number: int) -> Path:
         return self._folder / f"{number}.json"
+
+    def _seconds_of(self, number: int) -> Collection[int]:
+        """The second process of a host, where it may have one."""
+        return self._packs.seconds[number : number + 1]
+
+    def _second_door(self, number: int) -> str | None:
+        return next((str(self._door(second)) for second in self._seconds_of(number)), None)
 
     def _controller_file(self, number: int) -> Path:
         return self._folder / f"{number}.controller.json"
@@ -159,10 +159,9 @@ class Hosts:
                 serve,
                 train_loop_config={
                     "run": self._run.model_dump(mode="json"),
-                    "door": str(self._door(number)),
+                    "doors": [str(self._door(number)), self._second_door(number)],
                     "key": self._key,
                     "resources": resources,
-                    "threads": self._threads_of(number),
                     "pack_size": self._packs.pack_size,
                     "is_forced": self._packs.is_forced,
                     "data_cache": str(self._results.data),
@@ -186,23 +185,14 @@ class Hosts:
             if "moved" not in self._seen(number):
                 # Those that wait at its door, or come to it later, learn that it will not open.
                 files.write_json(self._door(number), {"error": str(error).strip()})
+                for second in self._seconds_of(number):
+                    files.write_json(self._door(second), {"moved": str(self._door(number))})
 
-    def _threads_of(self, number: int) -> int:
-        """How many threads a host may compute with: its CPUs', and those that nobody has yet."""
-        sharing = {number}
-        if number < self._packs.num_first:
-            sharing.update(second for second in self._seconds if not self._is_coming(second))
-        return self._num_threads(sharing)
-
-    def _num_threads(self, hosts: Collection[int]) -> int:
-        return max(1, int(sum(self._packs.per_host[host].get("CPU", 1) for host in hosts)))
-
-    def watch(self, progress: Progress, *, needs_another: Callable[[], bool]) -> HostWatch:
+    def watch(self, progress: Progress) -> HostWatch:
         """Give what looks after the hosts, and tells of them, while Ray Tune runs.
 
         Args:
             progress: Where to tell.
-            needs_another: Says whether a further host is worth its start.
         """
         from raytune_glm.trials.pacing import HostWatch  # and with it Ray Tune
 
@@ -212,7 +202,6 @@ class Hosts:
             self._packs,
             progress,
             folder=self._folder,
-            needs_another=needs_another,
         )
 
     @property
@@ -230,7 +219,8 @@ class Hosts:
         Returns:
             What `packed.PackedTrial` takes, but for `from_step`.
         """
-        for number in set(range(len(self._packs.per_host))).difference(self._in_service()):
+        self._lose_seconds()
+        for number in set(self._packs.first).difference(self._in_service()):
             self._turns.lose(number)
         visit = f"{trial_id}-{next(self._visit_numbers)}"
         self._visits[trial_id] = _Visit(name=visit)
@@ -258,7 +248,7 @@ class Hosts:
 
         Not one of a population, which goes on together; nor where no device has room for workers.
         """
-        return not self._is_population and self._room_on(range(self._packs.num_first)) > 0
+        return not self._is_population and self._room_on(self._packs.numbers) > 0
 
     def leave_host(self, trial_id: str) -> None:
         """Have a trial that its host cannot go on with wait for workers of its own."""
@@ -272,9 +262,17 @@ class Hosts:
             self._visits[trial_id] = replace(self._visits[trial_id], was_queued=True)
 
     def _room_on(self, numbers: Collection[int]) -> int:
-        """How many trials can have workers of their own on the devices of some hosts."""
+        """How many trials can have workers of their own on the devices of some hosts.
+
+        A host's second process has to leave with it.
+        """
+        free = [
+            number
+            for number in self._packs.first
+            if {number, *self._seconds_of(number)}.issubset(numbers)
+        ]
         places = num_places(
-            (self._packs.per_host[number] for number in numbers),
+            (self._packs.per_host[number] for number in free),
             per_worker=self._placement.per_worker,
         )
         return places // self._run.run.num_workers
@@ -299,12 +297,16 @@ class Hosts:
 
     def _leave_device(self, number: int) -> None:
         """Have a host close once it is up; workers that follow wait until Ray has its device."""
+        if number in self._packs.seconds:
+            return  # the host ends it
         self._news.append(News("host", number, "left", "its device, to a trial's own workers"))
         threading.Thread(
             target=self._tell, args=(number, {"close": True}, PATIENCE_SECONDS), daemon=True
         ).start()
 
     def _come_back(self, number: int) -> None:
+        if number in self._packs.seconds:
+            return  # the host brings it
         self._news.append(News("host", number, "back", "on its device"))
         self._start(number)
 
@@ -318,7 +320,7 @@ class Hosts:
 
     def _in_service(self) -> list[int]:
         """The hosts that serve trials, or are coming up to."""
-        return [host for host in range(len(self._packs.per_host)) if self._is_in_service(host)]
+        return [number for number in self._packs.numbers if self._is_in_service(number)]
 
     def _is_in_service(self, number: int) -> bool:
         return self._seen(number).keys().isdisjoint({"moved", "error"})
@@ -341,97 +343,38 @@ class Hosts:
         here = self._turns.serving.intersection(self._in_service())
         gone = [host for host in here if self._seen(host).get("node", "") not in {"", *alive}]
         others = [host for host in here if host not in gone]
-        found = {}
+        found = self._lose_seconds()
         for host in gone if others else ():
             other = self._turns.least_busy(others)
             files.write_json(self._door(host), {"moved": str(self._door(other))})
-            moved = [trial for trial, visit in self._visits.items() if visit.host == host]
-            for trial in moved:
-                self._visits[trial] = replace(self._visits[trial], host=other)
-            self._turns.lose(host, other=other)
-            found[host] = f"with its node; {len(moved)} trial(s) go on with host {other}"
+            count = self._move(host, other)
+            found[host] = f"with its node; {count} trial(s) go on with host {other}"
+        return found
+
+    def _move(self, host: int, other: int) -> int:
+        """Count the trials of a host that is gone among another's; say how many they are."""
+        moved = [trial for trial, visit in self._visits.items() if visit.host == host]
+        for trial in moved:
+            self._visits[trial] = replace(self._visits[trial], host=other)
+        self._turns.lose(host, other=other)
+        return len(moved)
+
+    def _lose_seconds(self) -> dict[int, str]:
+        """Count the trials of second processes that died, or never were, among their hosts'."""
+        found = {}
+        for second in self._turns.serving.intersection(self._packs.seconds):
+            seen = self._seen(second)
+            if "moved" in seen:
+                first = second - len(self._packs.first)
+                count = self._move(second, first)
+                if seen.get("has_died"):
+                    found[second] = f"it died; {count} trial(s) go on with host {first}"
         return found
 
     def news(self) -> list[News]:
         """Tell which hosts came, left or came back, and which trials had their turn since."""
         news, self._news = self._news, []
         return news
-
-    def grow(self, *, is_worth: Callable[[], bool]) -> None:
-        """Start the second host of the node where that is worth it; it takes trials once it is up.
-
-        Args:
-            is_worth: Says whether trials are many enough, and their passes short.
-        """
-        for number in self._spare:
-            if number not in self._threads:
-                if is_worth() and self._has_memory_for_another():
-                    self._start(number)
-            elif "address" in self._seen(number):
-                self._turns.gain(number)
-                rest = "to make passes of its own on half the CPUs"
-                self._news.append(News("host", number, "joins", rest))
-        if not self._threads.keys().isdisjoint(self._seconds):
-            self._share_cpus()
-
-    def _share_cpus(self) -> None:
-        """Tell first hosts of their threads, where they do not know: each process begins with all.
-
-        They leave a second host its CPUs as soon as its process begins, the sooner to have it:
-        whoever has two threads waits for the slower one, so that a process beside them halves
-        their speed.
-        """
-        for first in range(self._packs.num_first):
-            seen, count = self._seen(first), self._threads_of(first)
-            if "address" not in seen:
-                continue
-            all_of_them = self._num_threads({first, *self._seconds})
-            if count != self._told_threads.get(seen["pid"], all_of_them):
-                self._told_threads[seen["pid"]] = count
-                self._tell(first, {"threads": count})
-
-    @property
-    def _seconds(self) -> Collection[int]:
-        """Second hosts, whether or not they have been started."""
-        return range(self._packs.num_first, len(self._packs.per_host))
-
-    def _is_coming(self, number: int) -> bool:
-        """Whether a host's process has begun, and the host has not failed."""
-        return bool(self._seen(number)) and self._is_in_service(number)
-
-    @property
-    def _spare(self) -> Collection[int]:
-        """Second hosts that do not take trials yet, and have not failed."""
-        idle = set(self._seconds).difference(self._turns.serving)
-        return [number for number in idle if self._is_in_service(number)]
-
-    def is_growing(self, *, is_worth: Callable[[], bool]) -> bool:
-        """Whether a second host is coming up, or about to; processes of trials are to wait for it.
-
-        Args:
-            is_worth: As for `grow`.
-        """
-        now = time.monotonic()
-        return any(
-            now - self._started_at[number] < COMING_SECONDS
-            if number in self._started_at
-            else is_worth() and self._has_memory_for_another()
-            for number in self._spare
-        )
-
-    def _has_memory_for_another(self) -> bool:
-        """Whether this is the hosts' node, and has twice the memory left that a host takes."""
-        import psutil
-        import ray
-
-        seen = self._seen(0)
-        if seen.get("node") != ray.get_runtime_context().get_node_id():
-            return False
-        try:
-            taken: int = psutil.Process(seen["pid"]).memory_info().rss
-        except psutil.NoSuchProcess:
-            return False
-        return memory.free_host_bytes() >= 2 * taken
 
     def release(self, trial_id: str) -> None:
         """Take the place of a trial that is over or set aside: its process may hold on to it."""
@@ -476,7 +419,7 @@ class Hosts:
 
     def close(self) -> None:
         """Send the hosts home."""
-        for number in self._turns.serving:
+        for number in sorted(self._turns.serving, reverse=True):
             self._tell(number, {"close": True})
         for number, thread in self._threads.items():
             is_served = number in self._turns.serving and "moved" not in self._seen(number)

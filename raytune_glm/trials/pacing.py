@@ -8,7 +8,6 @@ Read next: `hosts`, `raytune_glm.packing.pace`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,6 @@ class HostWatch(Callback):
         progress: Progress,
         *,
         folder: Path,
-        needs_another: Callable[[], bool],
     ) -> None:
         """Watch the hosts whose doors are in `folder`.
 
@@ -49,14 +47,12 @@ class HostWatch(Callback):
             packs: How many hosts there can be, and their largest pack.
             progress: Where to tell of it.
             folder: Where the hosts write.
-            needs_another: Says whether a further host is worth its start.
         """
         self._hosts = hosts
         self._results = results
         self._packs = packs
         self._progress = progress
         self._folder = folder
-        self._needs_another = needs_another
         self._found: dict[int, dict[str, Any]] = {}
         self._next_look = 0.0
 
@@ -67,12 +63,11 @@ class HostWatch(Callback):
             self._look()
             for number, what in self._hosts.look_after().items():
                 self._progress.lost(number, what)
-            self._hosts.grow(is_worth=self._needs_another)
             for news in self._hosts.news():
                 self._progress.turned(news)
 
     def _look(self) -> None:
-        for number in range(len(self._packs.per_host)):
+        for number in self._packs.numbers:
             pace = files.read_json(pace_file(self._folder / f"{number}.json"))
             before = self._found.get(number)
             if pace in (None, before):
@@ -87,8 +82,9 @@ class HostWatch(Callback):
         """Trials that the hosts have a place for, as far as is known."""
         unknown = {"chosen": self._packs.pack_size}
         # Those that have left their device come back.
-        hosts = self._hosts.serving.union(range(self._packs.num_first))
-        return sum(self._found.get(host, unknown)["chosen"] for host in hosts)
+        hosts = self._hosts.serving.union(self._packs.first)
+        room: int = sum(self._found.get(host, unknown)["chosen"] for host in hosts)
+        return min(room, len(self._packs.per_host) * self._packs.pack_size)
 
     def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
         # The Tuner pickles itself for its own way of resuming, which this project does not use.

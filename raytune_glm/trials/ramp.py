@@ -5,7 +5,6 @@ Read next: `bridge`, `hosts`.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
@@ -25,14 +24,9 @@ sharing a pass gains, and as ASHA compares; on two cores more make the first tri
 BURST = 8
 """Processes that start side by side, once they are worth it."""
 
-SHORT_STEP_SECONDS = 0.2
-"""Up to this an optimizer step is short. What a pass costs whatever is in it is then most of it;
-threads do not share that, processes do. Two of one thread took a trial of 0.1 s a step 0.75 of what
-one of two threads took it, and one of 0.5 s a step 1.05."""
-
-WORTH_A_HOST_SECONDS = 60.0
-"""How long the trials that are left must take for a second host, whose start takes its node 8 s or
-so of a core, to be worth it."""
+SPREAD_SECONDS = 60.0
+"""How long the trials that are left must take for as many processes again where hosts have second
+processes: among four of a process a trial takes 0.92 of what it takes among two."""
 
 
 class Ramp:
@@ -54,7 +48,7 @@ class Ramp:
         self._clock = clock
         self._num_hosts = num_hosts
         self._first = min(FIRST, pack_size)
-        self._joined_at = -math.inf
+        self._num_serving = num_hosts
         self._running: dict[int, float] = {}
         self._up = 0
         self._most = 0
@@ -63,16 +57,13 @@ class Ramp:
         self._last_took: float | None = None
         self._step_seconds: float | None = None
 
-    def hosts_up(self, count: int) -> None:
-        """So many hosts take trials; of how long one takes, the time before one more says nothing.
+    def serve(self, count: int) -> None:
+        """So many take trials, hosts and their second processes.
 
         Args:
-            count: Hosts.
+            count: How many.
         """
-        if count > self._num_hosts:
-            self._num_hosts = count
-            self._joined_at = self._clock()
-            self._last_took = None
+        self._num_serving = count
 
     def started(self, number: int) -> None:
         """A trial's process is up and at its host."""
@@ -82,35 +73,22 @@ class Ramp:
     def ended(self, number: int) -> None:
         """A trial has given its process back."""
         began = self._running.pop(number, None)
-        if began is not None and began >= self._joined_at:
+        if began is not None:
             self._last_took = self._clock() - began
 
-    def reported(self, step_seconds: float) -> None:
-        """A trial has taken so long a step."""
-        self._step_seconds = step_seconds
-
-    def is_worth_a_host(self, num_left: int) -> bool:
-        """Whether steps are short, and trials many enough, for a second host on the same CPUs.
-
-        Args:
-            num_left: Trials that have not begun.
-        """
-        if self._step_seconds is None or self._step_seconds > SHORT_STEP_SECONDS:
-            return False
-        return self._seconds_left(num_left) >= WORTH_A_HOST_SECONDS
-
-    def has_room(self, num_live: int, num_left: int, *, may_start: bool = True) -> bool:
+    def has_room(self, num_live: int, num_left: int) -> bool:
         """Whether a further trial finds a process, or is worth starting one for it.
 
         Args:
             num_live: Trials that have begun.
             num_left: Trials that have not.
-            may_start: Whether a process beyond the first ones may start now.
         """
-        left = self._seconds_left(num_left)
+        first, left = self._num_first, self._seconds_left(num_left)
         is_worth_it = self._seconds >= LONG_SECONDS or left >= WORTH_SECONDS
-        further = BURST if may_start and is_worth_it else 0
-        self._most = max(self._most, self._num_first, self._up + further)
+        further = BURST if is_worth_it else 0
+        if left >= SPREAD_SECONDS:
+            first = self._first * max(self._num_hosts, self._num_serving)
+        self._most = max(self._most, first, self._up + further)
         return num_live < self._most
 
     def _seconds_left(self, num_left: int) -> float:
@@ -131,5 +109,4 @@ class Ramp:
         if self._last_took is not None:
             return self._last_took
         now = self._clock()
-        since = (max(began, self._joined_at) for began in self._running.values())
-        return max((now - then for then in since), default=0.0)
+        return max((now - began for began in self._running.values()), default=0.0)

@@ -46,6 +46,7 @@ def make_ready(
         sweep,
         precisions=plan.precisions,
         execution=plan.execution,
+        total_parameters=plan.model.shape.total_parameters,
         leave_devices=plan.off_hosts is not None,
     )
     console.print(f"cluster    {placement.describe()}", highlight=False)

@@ -98,7 +98,7 @@ def run_trials(
         hosts.leave_host(trial_id)
 
     packs = placement.packs
-    ramp = Ramp(packs.num_first, packs.pack_size) if packs else Ramp(0)
+    ramp = Ramp(len(packs.per_host), packs.pack_size) if packs else Ramp(0)
     trainable = run_trial if hosts is None else PackedTrial
     metric = METRICS[sweep.search.metric]
     steering = Steering(results, ledger, run_of(sweep), progress, confirmed=confirmed)
@@ -180,20 +180,16 @@ class _Room:
         self._ledger = ledger
         self._hosts = hosts
         self._ramp = ramp
-        self.watch = hosts.watch(progress, needs_another=self._is_host_worth_it)
+        self.watch = hosts.watch(progress)
         """Looks after the hosts while Ray Tune runs."""
-
-    def _is_host_worth_it(self) -> bool:
-        return self._ramp.is_worth_a_host(self._ledger.num_left)
 
     def has_more(self) -> bool:
         """Say whether a further trial has a place."""
         live = len(self._ledger.live)
-        self._ramp.hosts_up(len(self._hosts.serving))
+        self._ramp.serve(len(self._hosts.serving))
         if live >= self.watch.room or self._needs_all:
             return live < self.watch.room
-        may_start = not self._hosts.is_growing(is_worth=self._is_host_worth_it)
-        return self._ramp.has_room(live, self._ledger.num_left, may_start=may_start)
+        return self._ramp.has_room(live, self._ledger.num_left)
 
 
 def _import_trackers() -> None:

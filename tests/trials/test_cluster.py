@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import ray
 from raytune_glm.errors import ResourceError
 from raytune_glm.search import SearchSettings
 from raytune_glm.trials.cluster import (
+    PackPlacement,
+    can_be_halved,
     connect,
-    halves_of,
     is_this_host_alone,
     max_concurrent_trials,
     pack_size,
@@ -80,17 +82,25 @@ def test_trials_share_a_host_in_waves_where_later_ones_gain_by_it(
 @pytest.mark.parametrize(
     ("hosts", "expected"),
     [
-        ([{"CPU": 2.0}], [1.0, 1.0]),
-        ([{"CPU": 7.0}], [4.0, 3.0]),
-        ([{"CPU": 1.0}], [1.0]),
-        ([{"CPU": 16.0, "GPU": 1.0}], [16.0]),
-        ([{"CPU": 8.0}, {"CPU": 8.0}], [8.0, 8.0]),
+        ([{"CPU": 2.0}, {"CPU": 7.0}], True),
+        ([{"CPU": 2.0}, {"CPU": 1.0}], False),
+        ([{"CPU": 16.0, "GPU": 1.0}], False),
     ],
 )
-def test_the_only_host_without_a_gpu_leaves_half_of_its_cpus_to_a_second_one(
-    hosts: list[dict[str, float]], expected: list[float]
+def test_hosts_of_several_cpus_and_no_gpu_have_room_for_a_second_process(
+    hosts: list[dict[str, float]], expected: bool
 ) -> None:
-    assert [host["CPU"] for host in halves_of(hosts)] == expected
+    assert can_be_halved(hosts) == expected
+
+
+def test_second_processes_are_numbered_behind_the_hosts_in_their_order() -> None:
+    packs = PackPlacement(
+        per_host=({"CPU": 2.0}, {"CPU": 2.0}), pack_size=4, is_forced=False, have_seconds=True
+    )
+    assert [*packs.first] == [0, 1]
+    assert [*packs.seconds] == [2, 3]
+    assert [*packs.numbers] == [0, 1, 2, 3]
+    assert not replace(packs, have_seconds=False).seconds
 
 
 def test_a_trial_that_does_not_fit_is_refused_with_what_there_is() -> None:

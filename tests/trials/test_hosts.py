@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.trials.command import (
@@ -21,6 +22,10 @@ from tests.trials.command import (
 )
 
 pytestmark = pytest.mark.ray
+
+needs_two_cpus = pytest.mark.skipif(
+    (os.cpu_count() or 1) < 2, reason="a host of one CPU has none to leave to a second process"
+)
 
 
 def test_a_killed_host_costs_its_trials_one_reporting_interval_at_most(tmp_path: Path) -> None:
@@ -81,7 +86,9 @@ from raytune_glm.trials.records import ResultsFolder
 sweep = load_sweep(Path(sys.argv[1]), [])
 results = ResultsFolder(sweep.run.folder)
 cluster.connect("local", log_file=results.root / "ray.log")
-placement = cluster.place(sweep, precisions=["fp32"], execution="packed")
+placement = cluster.place(
+    sweep, precisions=["fp32"], execution="packed", total_parameters=2_000_000
+)
 hosts = Hosts(sweep, results, placement)
 
 def attached(name, overrides={}):
@@ -157,45 +164,71 @@ def act():
     assert [what for _, _, what, _ in news][:2] == ["left", "back"]
 
 
-def test_a_second_host_joins_the_first_and_trains_alike(tmp_path: Path) -> None:
-    """The same trial on the first host with all threads, on the second, on the first with half."""
-    if (os.cpu_count() or 1) < 2:
-        pytest.skip("a host of one CPU has none to leave")
-    told, is_early, threads, cpus, news = run_hosts(
+@needs_two_cpus
+def test_a_second_process_takes_trials_as_a_host_does_and_the_first_goes_on_with_them(
+    tmp_path: Path,
+) -> None:
+    """The same trial on the first process, on the second, and on both in turn."""
+    told, lost, serving, news = run_hosts(
         Command(tmp_path, {"search": sweep_of(8), "run": {"max_failures": 0}}),
         """
-def grow_until(is_so):
-    end = time.monotonic() + 100
-    while not is_so() and time.monotonic() < end:
-        hosts.grow(is_worth=lambda: True)
-        time.sleep(0.1)
+def told_door(number):
+    return str(results.root / f"ray/hosts/{number}.json")
 
 def act():
-    log = results.root / "ray/hosts/0.log"
     told = []
-
-    def train(name):
-        asked = attached(name, {"train.learning_rate": 1e-3})
-        losses = [report["eval_loss"] for report in reports_of(asked)]
-        told.append([Path(asked["door"]).name, *losses])
-
-    train("first")
-    hosts.grow(is_worth=lambda: False)
-    assert hosts.serving == {0}
-    grow_until(lambda: "computes with" in log.read_text())
-    is_early = hosts.serving == {0}
-    grow_until(lambda: hosts.serving == {0, 1})
-    train("second")
-    train("third")
-    os.kill(json.loads((log.parent / "1.json").read_text())["pid"], signal.SIGKILL)
-    grow_until(lambda: log.read_text().count("computes with") == 2)
-    threads = [line.split("with ")[1].split()[0] for line in log.open() if "computes with" in line]
-    return told, is_early, threads, [int(host["CPU"]) for host in placement.packs.per_host]
+    same = {"train.learning_rate": 1e-3, "train.eval_every_steps": 2}
+    asked = [attached(name, same) for name in ("first", "second")]
+    for on in asked:
+        told.append([Path(on["door"]).name, *(r["eval_loss"] for r in reports_of(on))])
+    hosts.release("first")
+    asked = attached("third", same)
+    losses = []
+    for report in reports_of({**asked, "door": told_door(1)}):
+        losses.append(report["eval_loss"])
+        if len(losses) == 2:
+            os.kill(json.loads(Path(told_door(1)).read_text())["pid"], signal.SIGKILL)
+    told.append(["both", *losses])
+    lost = hosts.look_after()
+    return told, lost, sorted(hosts.serving)
 """,
     )
-    assert [door for door, *_ in told] == ["0.json", "1.json", "0.json"]
+    assert [door for door, *_ in told] == ["0.json", "1.json", "both"]
     for _, *losses in told[1:]:
         assert losses == pytest.approx(told[0][1:], abs=1e-5)
-    assert [what for _, _, what, _ in news] == ["joins"]
-    assert threads == [str(cpus[0]), str(sum(cpus))], "the others go back with the second host"
-    assert is_early, "what comes up beside the first host slows all of its threads"
+    assert len(told[0]) == 5
+    assert lost == {"1": "it died; 1 trial(s) go on with host 0"}
+    assert serving == [0]
+    assert news == []
+
+
+@needs_two_cpus
+def test_a_killed_host_takes_its_second_process_along_and_both_come_back(tmp_path: Path) -> None:
+    space = {"method.rank": {"choice": [2, 4, 8, 16]}}
+    search = {"metric": "eval_loss", "num_trials": 4, "sampler": {"name": "grid"}, "space": space}
+    command = Command(
+        tmp_path,
+        {"data": {"max_dev_rows": 4}, "train": small_steps(80), "search": search},
+    )
+    trials = [command.root / f"trials/{number:04d}" for number in range(4)]
+    doors = [command.root / f"ray/hosts/{number}.json" for number in (0, 1)]
+
+    def pids() -> list[int]:
+        return [json.loads(door.read_text())["pid"] for door in doors]
+
+    with command.started() as process:
+        wait_until(lambda: all((t / "metrics.jsonl").exists() for t in trials), 300)
+        first, second = pids()
+        assert psutil.Process(second).ppid() == first
+        os.kill(first, signal.SIGKILL)
+        reached = [lines(trial / "train.jsonl")[-1]["step"] for trial in trials]
+        wait_until(lambda: not psutil.pid_exists(second), 10)
+        wait_until(lambda: all(door.exists() for door in doors) and first not in pids(), 100)
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert {row["state"] for row in command.rows()} == {"COMPLETE"}
+    for trial, step in zip(trials, reached, strict=True):
+        starts = packed_starts(trial)
+        assert starts[1] > 0, "the host died before the trial had saved"
+        assert step - starts[1] <= INTERVAL
+        assert reported_steps(trial) == list(range(INTERVAL, 81, INTERVAL))

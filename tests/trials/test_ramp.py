@@ -75,41 +75,26 @@ def test_a_sweep_whose_only_process_failed_at_once_starts_another() -> None:
     assert ramp.has_room(0, num_left=1)
 
 
-def test_a_second_host_is_worth_it_for_many_trials_of_short_steps() -> None:
+def test_second_processes_have_as_many_again_where_a_minutes_work_is_left() -> None:
     clock, ramp = four_started()
+    ramp.serve(2)
     clock.now = 4.0
-    assert not ramp.is_worth_a_host(1000), "nothing is known of their steps"
-    ramp.reported(0.1)
     ramp.ended(0)
-    assert ramp.is_worth_a_host(60)
-    assert not ramp.is_worth_a_host(59), "less than a minute's work of four at a time"
+    assert not ramp.has_room(4, num_left=59), "less than a minute, four at a time"
+    assert ramp.has_room(7, num_left=60)
+    assert not ramp.has_room(8, num_left=60)
     small = Ramp(1, pack_size=2, clock=clock)
+    small.serve(2)
     small.started(0)
-    small.reported(0.1)
     clock.now = 8.0
-    assert small.is_worth_a_host(30), "two at a time"
-    assert not small.is_worth_a_host(29)
-    ramp.reported(0.25)
-    assert not ramp.is_worth_a_host(1000), "such a pass keeps all threads busy"
-
-
-def test_once_a_further_host_is_up_four_processes_more_start_and_trials_are_timed_anew() -> None:
-    clock, ramp = four_started()
-    clock.now = 8.0
-    ramp.hosts_up(2)
-    assert ramp.has_room(7, num_left=100)
-    assert not ramp.has_room(8, num_left=100)
-    clock.now = 12.0
-    ramp.ended(0)
-    assert not ramp.has_room(8, num_left=100), "it took 12 s, most of them before the host was up"
-    clock.now = 23.0
-    assert ramp.has_room(8, num_left=100), "those that go on have taken 15 s since"
+    assert not small.has_room(2, num_left=29), "two at a time"
+    assert small.has_room(3, num_left=30)
 
 
 def test_that_a_host_leaves_its_device_and_comes_back_changes_nothing() -> None:
     clock, ramp = four_started()
     clock.now = 30.0
     ramp.ended(0)
-    ramp.hosts_up(0)
-    ramp.hosts_up(1)
+    ramp.serve(0)
+    ramp.serve(1)
     assert ramp.has_room(4, num_left=1), "a trial took 30 s"
