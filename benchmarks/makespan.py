@@ -36,7 +36,7 @@ def main() -> None:
     """Time the ways, print the table, and keep it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--pack-size", type=int, default=8)
+    parser.add_argument("--pack-size", type=int, help="default: what the sweep chooses")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument(
         "--ways",
@@ -49,7 +49,9 @@ def main() -> None:
         parser.error("--precision bf16 has the ways packed, solo and sequential")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        packed = {"execution": "packed", "pack_size": arguments.pack_size}
+        packed = {"execution": "packed"}
+        if arguments.pack_size is not None:
+            packed["pack_size"] = arguments.pack_size
         rows = [_sweep(folder, "packed", arguments, packed)]
         trials = [json.loads(line) for line in _trials_file(folder, "packed").open()]
         precision = {"model.precision": arguments.precision}

@@ -293,7 +293,7 @@ class RunSettings(_Section):
     pack_size: Annotated[int, Field(ge=1)] | None = None
     """Trials in one pack; none: 8, and no more than half of the sweep's where the later half gains
     by it (all of them for `pbt`), and fewer where that is measured to be faster. A pack for which
-    memory does not suffice takes them in turns."""
+    memory does not suffice takes them in turns. Where it is set, hosts have no second process."""
     max_failures: Annotated[int, Field(ge=0)] = 1
     """How often a trial whose worker died starts again from its last checkpoint."""
     track: tuple[Literal["wandb", "mlflow"], ...] = ()

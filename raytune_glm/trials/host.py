@@ -171,10 +171,12 @@ def _second_process(host: _Host, door: Path, second_door: Path) -> Iterator[None
 
     died = {"moved": str(door), "has_died": True}
     second = Fork(be_second, on_death=lambda: files.write_json(second_door, died))
+    patience = 0.0
     try:
         yield
+        patience = SECOND_CLOSING_SECONDS
     finally:
-        second.end(SECOND_CLOSING_SECONDS)
+        second.end(patience)
 
 
 def _await_empty_device(config: dict[str, Any]) -> None:

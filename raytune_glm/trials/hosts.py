@@ -298,7 +298,9 @@ class Hosts:
     def _leave_device(self, number: int) -> None:
         """Have a host close once it is up; workers that follow wait until Ray has its device."""
         if number in self._packs.seconds:
-            return  # the host ends it
+            if "address" in self._seen(number):
+                self._tell(number, {"close": True})
+            return
         self._news.append(News("host", number, "left", "its device, to a trial's own workers"))
         threading.Thread(
             target=self._tell, args=(number, {"close": True}, PATIENCE_SECONDS), daemon=True
@@ -306,7 +308,7 @@ class Hosts:
 
     def _come_back(self, number: int) -> None:
         if number in self._packs.seconds:
-            return  # the host brings it
+            return  # it comes with its host
         self._news.append(News("host", number, "back", "on its device"))
         self._start(number)
 

@@ -14,8 +14,7 @@ started. Each takes a core for some 2 s, and disturbs the host from then on: of 
 two cores, eight processes took 66 s, six 61 s and four 58 s."""
 
 LONG_SECONDS = 15.0
-"""A trial that takes this long is worth a process of its own, however few are left. One of 6 to 8 s
-takes 12 s while a second host and its processes start beside."""
+"""A trial that takes this long is worth a process of its own, however few are left."""
 
 FIRST = 4
 """Processes a host that start before it is known how long trials take: as many as gain most of what
@@ -55,7 +54,6 @@ class Ramp:
         """Trials that there has been room for. It only grows: where none is proposed for a process
         that gets free, Ray Tune gives it to a trial whose own is still starting, and ends that."""
         self._last_took: float | None = None
-        self._step_seconds: float | None = None
 
     def serve(self, count: int) -> None:
         """So many take trials, hosts and their second processes.
@@ -83,12 +81,11 @@ class Ramp:
             num_live: Trials that have begun.
             num_left: Trials that have not.
         """
-        first, left = self._num_first, self._seconds_left(num_left)
+        left = self._seconds_left(num_left)
         is_worth_it = self._seconds >= LONG_SECONDS or left >= WORTH_SECONDS
         further = BURST if is_worth_it else 0
-        if left >= SPREAD_SECONDS:
-            first = self._first * max(self._num_hosts, self._num_serving)
-        self._most = max(self._most, first, self._up + further)
+        spread = self._first * self._num_serving if left >= SPREAD_SECONDS else 0
+        self._most = max(self._most, self._num_first, spread, self._up + further)
         return num_live < self._most
 
     def _seconds_left(self, num_left: int) -> float:
