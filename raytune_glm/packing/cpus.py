@@ -35,7 +35,7 @@ class SharedCpus:
         """There is something to train: compute with what is to be had now.
 
         Returns:
-            Whether that are other threads than before.
+            Whether the threads are others than before.
         """
         self._write(self._own, _BUSY)
         since = self._read(self._other)
@@ -48,7 +48,12 @@ class SharedCpus:
 
     def rest(self) -> None:
         """There is nothing to train."""
-        self._write(self._own, time.monotonic())
+        if self._read(self._own) == _BUSY:
+            self._write(self._own, time.monotonic())
+
+    def forget_other(self) -> None:
+        """The other process is gone."""
+        self._write(self._other, -IDLE_SECONDS)
 
     def _write(self, number: int, value: float) -> None:
         struct.pack_into("d", self._idle_since, number * struct.calcsize("d"), value)

@@ -143,11 +143,12 @@ class PackRunner:
 
     def _take_messages(self) -> None:
         """Take what is there; where nothing trains, wait for something."""
-        if self.cpus is not None and not (self._members or self._waiting):
-            self.cpus.rest()
         while True:
+            is_idle = not (self._members or self._waiting)
+            if is_idle and self.cpus is not None:
+                self.cpus.rest()
             try:
-                message = self.inbox.get(block=not (self._members or self._waiting))
+                message = self.inbox.get(block=is_idle)
             except queue.Empty:
                 return
             match message:

@@ -39,24 +39,23 @@ class PackPlacement:
     """Most trials on one host, and on its second process together."""
     is_forced: bool
     """Whether so many share a pass whatever is measured."""
-    have_seconds: bool
-    """Whether each host may have a second process, to which trials go as to a host."""
+    have_second: bool
+    """Whether each host may have a second process, to which trials go as to a host. Its number is
+    the host's and the count of hosts."""
 
     @property
-    def first(self) -> range:
+    def hosts(self) -> range:
         """The numbers of the hosts."""
         return range(len(self.per_host))
 
-    @property
-    def seconds(self) -> range:
-        """The numbers of their second processes, in the same order."""
-        num_hosts = len(self.per_host)
-        return range(num_hosts, 2 * num_hosts if self.have_seconds else num_hosts)
+    def second_of(self, host: int) -> int | None:
+        """The number of a host's second process, where it may have one."""
+        return len(self.per_host) + host if self.have_second else None
 
     @property
     def numbers(self) -> range:
-        """The numbers of both."""
-        return range(len(self.first) + len(self.seconds))
+        """The numbers of the hosts, and of their second processes."""
+        return range(len(self.per_host) * (2 if self.have_second else 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +155,7 @@ def _place_packs(
         per_host=tuple(hosts),
         pack_size=sweep.run.pack_size or size,
         is_forced=is_users or all_at_once,
-        have_seconds=may_split and can_be_halved(hosts),
+        have_second=may_split and can_be_halved(hosts),
     )
 
 

@@ -8,6 +8,8 @@ of Ray's.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import os
 import signal
@@ -27,12 +29,20 @@ class Fork:
         Args:
             body: What the second process does until its end.
             on_death: Told, in a thread of the first, should it end before `body` does, or fail.
+
+        Raises:
+            OSError: There is no room for a process.
         """
         read, self._held = os.pipe()
-        with warnings.catch_warnings():
-            # Python's word on processes with threads; see above.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.pid = os.fork()
+        try:
+            with warnings.catch_warnings():
+                # Python's word on processes with threads; see above.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self.pid = os.fork()
+        except OSError:
+            os.close(read)
+            os.close(self._held)
+            raise
         if self.pid == 0:
             _live(body, lifeline=read)
         os.close(read)
@@ -51,18 +61,19 @@ class Fork:
         """Wait for the second process to end; where it does not, end it."""
         self._watch.join(patience)
         self._is_ending = True
-        os.close(self._held)
+        if self._watch.is_alive():  # and so the number is still its own
+            os.kill(self.pid, signal.SIGKILL)
         self._watch.join()
+        os.close(self._held)
 
 
 def _live(body: Callable[[], None], *, lifeline: int) -> None:
     """Be the second process."""
     status = 1
     try:
+        gc.freeze()  # nothing of Ray's is to be taken apart here
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        # Ray's connections, too, whose other ends are to notice when the first process ends.
-        os.closerange(3, lifeline)
-        os.closerange(lifeline + 1, os.sysconf("SC_OPEN_MAX"))
+        _let_go_of_files(but=lifeline)
         threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
         body()
         status = 0
@@ -70,6 +81,19 @@ def _live(body: Callable[[], None], *, lifeline: int) -> None:
         log.exception("the second process failed")
     finally:
         os._exit(status)  # what is to be done at exit is the first's
+
+
+def _let_go_of_files(*, but: int) -> None:
+    """Close what the first has open: the other ends of Ray's connections are to see it end.
+
+    The numbers stay taken, since there are objects that would use or close what had them next.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number not in (but, nothing):
+            with contextlib.suppress(OSError):  # the listing's own
+                os.fstat(number)
+                os.dup2(nothing, number, inheritable=False)
 
 
 def _end_with(lifeline: int) -> None:

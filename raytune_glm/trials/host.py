@@ -5,6 +5,7 @@ Read next: `raytune_glm.packing.server`.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from ray.train import UserCallback
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+    from raytune_glm.packing.cpus import SharedCpus
     from raytune_glm.packing.runner import PackRunner
+
+log = logging.getLogger(__name__)
 
 SHORT_PASS_FLOP = 1e10
 """Up to this the forward pass of a micro-batch is short. What it takes whatever is in it is then
@@ -91,9 +95,11 @@ def serve(config: dict[str, Any]) -> None:
     door, second_door = (None if path is None else Path(path) for path in config["doors"])
     assert door is not None, "each host has a door"
     log_to(door.with_suffix(".log"))
-    files.write_json(door, {"pid": os.getpid()})
+    if second_door is not None and "has_died" in (files.read_json(second_door) or {}):
+        second_door = None  # trials are not sent there again
     if second_door is not None:
-        second_door.unlink(missing_ok=True)  # of a process that died
+        second_door.unlink(missing_ok=True)  # it went with the process before this one
+    files.write_json(door, {"pid": os.getpid()})
 
     if config["follows"]:
         _await_empty_device(config)
@@ -128,8 +134,7 @@ def serve(config: dict[str, Any]) -> None:
         files.write_json(second_door, {"moved": str(door)})
         host.receive(door)
     else:
-        runner.cpus = SharedCpus(num_cpus)
-        with _second_process(host, door, second_door):
+        with _second_process(host, SharedCpus(num_cpus), door, second_door):
             host.receive(door)
 
 
@@ -157,20 +162,31 @@ class _Host:
 
 
 @contextmanager
-def _second_process(host: _Host, door: Path, second_door: Path) -> Iterator[None]:
+def _second_process(host: _Host, cpus: SharedCpus, door: Path, second_door: Path) -> Iterator[None]:
     """Have a second process take trials in by a door of its own, which dies with this one.
 
     Where it dies alone its trials are sent to this one; it cannot be forked again.
     """
     from raytune_glm.trials.fork import Fork
 
+    host.runner.cpus = cpus
+
     def be_second() -> None:
         log_to(second_door.with_suffix(".log"))
         host.runner.take_second_place()
         host.receive(second_door)
 
-    died = {"moved": str(door), "has_died": True}
-    second = Fork(be_second, on_death=lambda: files.write_json(second_door, died))
+    def send_back() -> None:
+        cpus.forget_other()
+        files.write_json(second_door, {"moved": str(door), "has_died": True})
+
+    try:
+        second = Fork(be_second, on_death=send_back)
+    except OSError as error:
+        log.warning("there is no second process: %s", error)
+        send_back()
+        yield
+        return
     patience = 0.0
     try:
         yield

@@ -21,6 +21,7 @@ import os
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,7 +94,7 @@ class Hosts:
         self._starts = itertools.count()
         self._threads: dict[int, threading.Thread] = {}
         self._turns = Turns(
-            len(self._packs.numbers),
+            len(self._packs.hosts),
             room_on=self._room_on,
             seat=self._seat,
             send_off=self._send_off,
@@ -101,6 +102,10 @@ class Hosts:
             open_again=self._come_back,
         )
         self._news: list[News] = []
+        self._lost: dict[int, str] = {}
+        """What became of the trials of second processes that died, untold yet."""
+        self._without_second: set[int] = set()
+        """Hosts whose second process is known to be gone, or never came."""
 
     def start(self) -> None:
         """Start the hosts; trials may attach at once, and wait for them."""
@@ -109,7 +114,7 @@ class Hosts:
             os.environ.setdefault(name, value)
         for left in self._folder.glob("*.json*"):
             left.unlink()
-        for number in self._packs.first:
+        for number in self._packs.hosts:
             self._start(number)
 
     def _start(self, number: int) -> None:
@@ -129,12 +134,15 @@ class Hosts:
     def _door(self, number: int) -> Path:
         return self._folder / f"{number}.json"
 
-    def _seconds_of(self, number: int) -> Collection[int]:
-        """The second process of a host, where it may have one."""
-        return self._packs.seconds[number : number + 1]
+    def _second_door(self, host: int) -> str | None:
+        second = self._packs.second_of(host)
+        return None if second is None else str(self._door(second))
 
-    def _second_door(self, number: int) -> str | None:
-        return next((str(self._door(second)) for second in self._seconds_of(number)), None)
+    def _close_second_door(self, host: int) -> None:
+        """Send those who come to a host's second process to the host."""
+        second = self._packs.second_of(host)
+        if second is not None:
+            files.write_json(self._door(second), {"moved": str(self._door(host))})
 
     def _controller_file(self, number: int) -> Path:
         return self._folder / f"{number}.controller.json"
@@ -185,8 +193,7 @@ class Hosts:
             if "moved" not in self._seen(number):
                 # Those that wait at its door, or come to it later, learn that it will not open.
                 files.write_json(self._door(number), {"error": str(error).strip()})
-                for second in self._seconds_of(number):
-                    files.write_json(self._door(second), {"moved": str(self._door(number))})
+                self._close_second_door(number)
 
     def watch(self, progress: Progress) -> HostWatch:
         """Give what looks after the hosts, and tells of them, while Ray Tune runs.
@@ -206,8 +213,10 @@ class Hosts:
 
     @property
     def serving(self) -> set[int]:
-        """The hosts that trials go to."""
-        return self._turns.serving
+        """The hosts that trials go to, and those of their second processes that are up."""
+        seconds = (self._packs.second_of(host) for host in self._turns.serving)
+        up = {n for n in seconds if n is not None and "address" in self._seen(n)}
+        return self._turns.serving | up
 
     def attachment(self, trial_id: str, attach: dict[str, Any]) -> dict[str, Any]:
         """Have a trial wait for its turn, or give it the least busy host.
@@ -220,7 +229,7 @@ class Hosts:
             What `packed.PackedTrial` takes, but for `from_step`.
         """
         self._lose_seconds()
-        for number in set(self._packs.first).difference(self._in_service()):
+        for number in set(self._packs.hosts).difference(self._in_service()):
             self._turns.lose(number)
         visit = f"{trial_id}-{next(self._visit_numbers)}"
         self._visits[trial_id] = _Visit(name=visit)
@@ -248,7 +257,7 @@ class Hosts:
 
         Not one of a population, which goes on together; nor where no device has room for workers.
         """
-        return not self._is_population and self._room_on(self._packs.numbers) > 0
+        return not self._is_population and self._room_on(self._packs.hosts) > 0
 
     def leave_host(self, trial_id: str) -> None:
         """Have a trial that its host cannot go on with wait for workers of its own."""
@@ -262,22 +271,18 @@ class Hosts:
             self._visits[trial_id] = replace(self._visits[trial_id], was_queued=True)
 
     def _room_on(self, numbers: Collection[int]) -> int:
-        """How many trials can have workers of their own on the devices of some hosts.
-
-        A host's second process has to leave with it.
-        """
-        free = [
-            number
-            for number in self._packs.first
-            if {number, *self._seconds_of(number)}.issubset(numbers)
-        ]
+        """How many trials can have workers of their own on the devices of some hosts."""
         places = num_places(
-            (self._packs.per_host[number] for number in free),
+            (self._packs.per_host[number] for number in numbers),
             per_worker=self._placement.per_worker,
         )
         return places // self._run.run.num_workers
 
-    def _seat(self, trial_id: str, number: int) -> None:
+    def _seat(self, trial_id: str, host: int) -> None:
+        """Have a trial go to a host, or to its second process, whichever has fewer."""
+        second = None if host in self._without_second else self._packs.second_of(host)
+        counts = Counter(visit.host for visit in self._visits.values())
+        number = second if second is not None and counts[second] < counts[host] else host
         visit = self._visits[trial_id] = replace(self._visits[trial_id], host=number)
         self._tell_of_turn(trial_id, f"to host {number}")
         if visit.was_queued:
@@ -297,18 +302,19 @@ class Hosts:
 
     def _leave_device(self, number: int) -> None:
         """Have a host close once it is up; workers that follow wait until Ray has its device."""
-        if number in self._packs.seconds:
-            if "address" in self._seen(number):
-                self._tell(number, {"close": True})
-            return
         self._news.append(News("host", number, "left", "its device, to a trial's own workers"))
         threading.Thread(
-            target=self._tell, args=(number, {"close": True}, PATIENCE_SECONDS), daemon=True
+            target=self._send_home, args=(number, PATIENCE_SECONDS), daemon=True
         ).start()
 
+    def _send_home(self, host: int, patience: float = 0) -> None:
+        """Have a host and its second process close."""
+        second = self._packs.second_of(host)
+        if second is not None and "address" in self._seen(second):
+            self._tell(second, {"close": True})
+        self._tell(host, {"close": True}, patience)
+
     def _come_back(self, number: int) -> None:
-        if number in self._packs.seconds:
-            return  # it comes with its host
         self._news.append(News("host", number, "back", "on its device"))
         self._start(number)
 
@@ -322,7 +328,7 @@ class Hosts:
 
     def _in_service(self) -> list[int]:
         """The hosts that serve trials, or are coming up to."""
-        return [number for number in self._packs.numbers if self._is_in_service(number)]
+        return [number for number in self._packs.hosts if self._is_in_service(number)]
 
     def _is_in_service(self, number: int) -> bool:
         return self._seen(number).keys().isdisjoint({"moved", "error"})
@@ -334,44 +340,46 @@ class Hosts:
     def look_after(self) -> dict[int, str]:
         """Send the trials of hosts that are gone with their nodes to other hosts.
 
-        Where there is no other, they wait until theirs is started again.
+        Where there is no other, they wait until theirs is started again. Those of a second process
+        that died are sent to its host.
 
         Returns:
             Host -> what became of its trials, for those whose trials were sent away just now.
         """
         import ray
 
+        self._lose_seconds()
+        found, self._lost = self._lost, {}
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         here = self._turns.serving.intersection(self._in_service())
         gone = [host for host in here if self._seen(host).get("node", "") not in {"", *alive}]
         others = [host for host in here if host not in gone]
-        found = self._lose_seconds()
         for host in gone if others else ():
             other = self._turns.least_busy(others)
             files.write_json(self._door(host), {"moved": str(self._door(other))})
-            count = self._move(host, other)
+            self._close_second_door(host)
+            count = self._move(host, other) + self._move(self._packs.second_of(host), other)
+            self._turns.lose(host, other=other)
             found[host] = f"with its node; {count} trial(s) go on with host {other}"
         return found
 
-    def _move(self, host: int, other: int) -> int:
-        """Count the trials of a host that is gone among another's; say how many they are."""
-        moved = [trial for trial, visit in self._visits.items() if visit.host == host]
+    def _move(self, number: int | None, other: int) -> int:
+        """Note that the trials of a process that is gone are with another; give their count."""
+        moved = [] if number is None else [t for t, v in self._visits.items() if v.host == number]
         for trial in moved:
             self._visits[trial] = replace(self._visits[trial], host=other)
-        self._turns.lose(host, other=other)
         return len(moved)
 
-    def _lose_seconds(self) -> dict[int, str]:
-        """Count the trials of second processes that died, or never were, among their hosts'."""
-        found = {}
-        for second in self._turns.serving.intersection(self._packs.seconds):
-            seen = self._seen(second)
-            if "moved" in seen:
-                first = second - len(self._packs.first)
-                count = self._move(second, first)
-                if seen.get("has_died"):
-                    found[second] = f"it died; {count} trial(s) go on with host {first}"
-        return found
+    def _lose_seconds(self) -> None:
+        """Note which hosts have no second process, and that its trials are with the host."""
+        for host in self._turns.serving - self._without_second:
+            second = self._packs.second_of(host)
+            seen = {} if second is None else self._seen(second)
+            if second is not None and "moved" in seen:
+                self._without_second.add(host)
+                count = self._move(second, host)
+                if "has_died" in seen:
+                    self._lost[second] = f"it died; {count} trial(s) go on with host {host}"
 
     def news(self) -> list[News]:
         """Tell which hosts came, left or came back, and which trials had their turn since."""
@@ -421,8 +429,8 @@ class Hosts:
 
     def close(self) -> None:
         """Send the hosts home."""
-        for number in sorted(self._turns.serving, reverse=True):
-            self._tell(number, {"close": True})
+        for number in self._turns.serving:
+            self._send_home(number)
         for number, thread in self._threads.items():
             is_served = number in self._turns.serving and "moved" not in self._seen(number)
             patience = CLOSING_SECONDS if is_served else 0

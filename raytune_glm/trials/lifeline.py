@@ -7,10 +7,12 @@ abort the process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 
@@ -55,7 +57,16 @@ def _watch(address: str) -> None:
 
 
 def _children() -> list[psutil.Process]:
-    return list(psutil.Process().children())
+    """This process's own processes of Ray's."""
+    import ray
+
+    package = str(Path(ray.__file__).parent)
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any(word.startswith(package) for word in child.cmdline()):
+                found.append(child)
+    return found
 
 
 def _address() -> str:

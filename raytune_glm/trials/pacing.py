@@ -44,7 +44,7 @@ class HostWatch(Callback):
         Args:
             hosts: The hosts.
             results: The sweep's folder.
-            packs: How many hosts there can be, and their largest pack.
+            packs: How many hosts there are, and their largest pack.
             progress: Where to tell of it.
             folder: Where the hosts write.
         """
@@ -82,7 +82,7 @@ class HostWatch(Callback):
         """Trials that the hosts have a place for, as far as is known."""
         unknown = {"chosen": self._packs.pack_size}
         # Those that have left their device come back.
-        hosts = self._hosts.serving.union(self._packs.first)
+        hosts = self._hosts.serving.union(self._packs.hosts)
         room: int = sum(self._found.get(host, unknown)["chosen"] for host in hosts)
         return min(room, len(self._packs.per_host) * self._packs.pack_size)
 

@@ -1,4 +1,4 @@
-"""Whether a further trial, or a further host, is worth the start of a process.
+"""Whether a further trial is worth the start of a process.
 
 Read next: `bridge`, `hosts`.
 """
@@ -48,6 +48,7 @@ class Ramp:
         self._num_hosts = num_hosts
         self._first = min(FIRST, pack_size)
         self._num_serving = num_hosts
+        """Hosts, and second processes of theirs, that trials go to."""
         self._running: dict[int, float] = {}
         self._up = 0
         self._most = 0

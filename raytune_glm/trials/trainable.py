@@ -202,7 +202,7 @@ def log_to(path: Path) -> None:
 
     handler = log_to_file(path)
     logging.captureWarnings(True)
-    logging.getLogger("py.warnings").addHandler(handler)
+    logging.getLogger("py.warnings").handlers = [handler]
 
 
 def choose_network_interface() -> None:

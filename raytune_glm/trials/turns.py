@@ -82,11 +82,6 @@ class Turns:
         self._apart.discard(trial)
         self._settle()
 
-    def gain(self, host: int) -> None:
-        """A further host is up."""
-        self._hosts.add(host)
-        self._settle()
-
     def lose(self, host: int, *, other: int | None = None) -> None:
         """A host is gone for good.
 

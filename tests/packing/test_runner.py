@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import raytune_glm.packing.runner
 from raytune_glm import ladder
 from raytune_glm.checkpoint import best_adapter
 from raytune_glm.config import RunConfig
+from raytune_glm.packing.cpus import SharedCpus
 from raytune_glm.packing.evaluation import evaluate_together
 from raytune_glm.packing.messages import Attach, Close, Leave
 from raytune_glm.packing.pack import Pack
@@ -59,6 +61,29 @@ def test_a_trial_that_leaves_gives_its_slot_to_the_next_and_can_come_back(host: 
     assert later[1]["step"] > later[0]["step"]
     again.close()
     second.close()
+
+
+def test_a_host_whose_last_trial_was_stopped_leaves_its_cpus_to_the_other_process(
+    host: Host,
+) -> None:
+    before = torch.get_num_threads()
+    host.runner.cpus = SharedCpus(2)
+    other = copy.copy(host.runner.cpus)  # of the same board, as after a fork
+    other.take_second_place()
+    try:
+        talk = host.attach("trial", {"train.max_steps": 10**6})
+        reports(talk, 1)
+        other.begin()
+        assert torch.get_num_threads() == 1
+        host.dismiss(host.visits["trial"])
+        end = time.monotonic() + 30
+        while torch.get_num_threads() == 1:
+            assert time.monotonic() < end, "it counts as busy"
+            time.sleep(0.1)
+            other.begin()
+        talk.close()
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("goes", [0, 1])

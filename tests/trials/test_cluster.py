@@ -95,12 +95,13 @@ def test_hosts_of_several_cpus_and_no_gpu_have_room_for_a_second_process(
 
 def test_second_processes_are_numbered_behind_the_hosts_in_their_order() -> None:
     packs = PackPlacement(
-        per_host=({"CPU": 2.0}, {"CPU": 2.0}), pack_size=4, is_forced=False, have_seconds=True
+        per_host=({"CPU": 2.0}, {"CPU": 2.0}), pack_size=4, is_forced=False, have_second=True
     )
-    assert [*packs.first] == [0, 1]
-    assert [*packs.seconds] == [2, 3]
+    assert [packs.second_of(host) for host in packs.hosts] == [2, 3]
     assert [*packs.numbers] == [0, 1, 2, 3]
-    assert not replace(packs, have_seconds=False).seconds
+    alone = replace(packs, have_second=False)
+    assert alone.second_of(1) is None
+    assert [*alone.numbers] == [0, 1]
 
 
 def test_a_trial_that_does_not_fit_is_refused_with_what_there_is() -> None:
@@ -170,14 +171,14 @@ def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> N
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("ended", "is_asked"),
-    [("gcs_server", False), ("sleep", True)],
-    ids=["alone", "asked to end"],
+    [("/gcs_server", False), ("ray/__init__.py", True), ("", True)],
+    ids=["head alone", "one that came late, and this one", "all"],
 )
 def test_a_local_ray_has_its_name_and_a_dashboard_and_takes_the_command_with_it(
     tmp_path: Path, ended: str, is_asked: bool
 ) -> None:
     script = f"""
-import os, psutil, ray, signal, subprocess, time, urllib.request
+import os, psutil, ray, signal, subprocess, sys, time, urllib.request
 from pathlib import Path
 from raytune_glm.command import exit_status
 from raytune_glm.trials.cluster import connect
@@ -194,11 +195,12 @@ def work():
     started = " ".join(" ".join(process.cmdline()) for process in psutil.Process().children())
     print("gcs_server" in started, "monitor.py" in started)
     # It comes late, as the dashboard does on a busy machine.
-    subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    late = [sys.executable, "-c", "import time; time.sleep(60)", ray.__file__]
+    subprocess.Popen(late, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(3)
     for process in psutil.Process().children():
-        if process.name() == {ended!r}:
-            process.kill()
+        if any(word.endswith({ended!r}) for word in process.cmdline()):
+            process.terminate() if {is_asked} else process.kill()
     try:
         if {is_asked}:
             os.kill(os.getpid(), signal.SIGTERM)

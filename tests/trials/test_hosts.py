@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from raytune_glm.files import read_json
 from tests.trials.command import (
     INTERVAL,
     Command,
@@ -169,7 +170,7 @@ def test_a_second_process_takes_trials_as_a_host_does_and_the_first_goes_on_with
     tmp_path: Path,
 ) -> None:
     """The same trial on the first process, on the second, and on both in turn."""
-    told, lost, serving, news = run_hosts(
+    told, lost, serving, threads, news = run_hosts(
         Command(tmp_path, {"search": sweep_of(8), "run": {"max_failures": 0}}),
         """
 def told_door(number):
@@ -190,7 +191,9 @@ def act():
             os.kill(json.loads(Path(told_door(1)).read_text())["pid"], signal.SIGKILL)
     told.append(["both", *losses])
     lost = hosts.look_after()
-    return told, lost, sorted(hosts.serving)
+    log = (results.root / "ray/hosts/0.log").read_text()
+    threads = [line.split()[-5] for line in log.splitlines() if "computes with" in line]
+    return told, lost, sorted(hosts.serving), threads[-1]
 """,
     )
     assert [door for door, *_ in told] == ["0.json", "1.json", "both"]
@@ -199,6 +202,7 @@ def act():
     assert len(told[0]) == 5
     assert lost == {"1": "it died; 1 trial(s) go on with host 0"}
     assert serving == [0]
+    assert threads == str(os.cpu_count()), "those of the second are the host's again"
     assert news == []
 
 
@@ -214,7 +218,7 @@ def test_a_killed_host_takes_its_second_process_along_and_both_come_back(tmp_pat
     doors = [command.root / f"ray/hosts/{number}.json" for number in (0, 1)]
 
     def pids() -> list[int]:
-        return [json.loads(door.read_text())["pid"] for door in doors]
+        return [found["pid"] for found in map(read_json, doors) if found is not None]
 
     with command.started() as process:
         wait_until(lambda: all((t / "metrics.jsonl").exists() for t in trials), 300)
@@ -223,7 +227,9 @@ def test_a_killed_host_takes_its_second_process_along_and_both_come_back(tmp_pat
         os.kill(first, signal.SIGKILL)
         reached = [lines(trial / "train.jsonl")[-1]["step"] for trial in trials]
         wait_until(lambda: not psutil.pid_exists(second), 10)
-        wait_until(lambda: all(door.exists() for door in doors) and first not in pids(), 100)
+        wait_until(lambda: len(pids()) == 2 and {first, second}.isdisjoint(pids()), 100)
+        first, second = pids()
+        assert psutil.Process(second).ppid() == first
         _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert {row["state"] for row in command.rows()} == {"COMPLETE"}

@@ -143,10 +143,3 @@ def test_a_trial_that_fits_nowhere_any_more_is_left_to_ray_and_blocks_nobody() -
     devices = Devices(2, room=1 / 2)
     devices.turns.lose(1)
     assert devices.come("X", "a") == ["X apart", "a on 0"]
-
-
-def test_a_host_that_joins_takes_the_next_trials() -> None:
-    devices = Devices(1)
-    devices.come("a", "b")
-    devices.turns.gain(1)
-    assert devices.come("c", "d", "e") == ["c on 1", "d on 1", "e on 0"]
