@@ -32,6 +32,7 @@ _RULES = {
     "union_tag_invalid": "{discriminator} must be one of {expected_tags}, but got {tag!r}",
     "union_tag_not_found": "must have the key {discriminator}",
     "float_parsing": "must be a number",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a valid integer"),
 }
 _REMEDIES = {
     "dict_type": "write {} for an empty one",
