@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -32,10 +34,14 @@ def note(name, text):
 """
 
 
-def started(folder: Path, script: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT + script, str(folder)], text=True, stdout=subprocess.PIPE
-    )
+@contextlib.contextmanager
+def started(folder: Path, script: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT + script, str(folder)])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_both_train_with_several_threads(tmp_path: Path) -> None:
