@@ -75,9 +75,10 @@ class Placement:
         each = " + ".join(f"{amount:g} {name}" for name, amount in self.per_worker.items())
         if self.packs is not None:
             on_each = min(self.packs.pack_size, self.max_concurrent)
+            processes = ", in up to two processes" if self.packs.have_second else ""
             return (
                 f"{self.num_nodes} node(s), {len(self.packs.per_host)} pack host(s), "
-                f"each with room for {on_each} trial(s) at a time"
+                f"each with room for {on_each} trial(s) at a time{processes}"
             )
         return (
             f"{self.num_nodes} node(s), room for {self.max_concurrent} trial(s) at a time, "

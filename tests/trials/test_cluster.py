@@ -18,6 +18,7 @@ from raytune_glm.errors import ResourceError
 from raytune_glm.search import SearchSettings
 from raytune_glm.trials.cluster import (
     PackPlacement,
+    Placement,
     can_be_halved,
     connect,
     is_this_host_alone,
@@ -99,6 +100,10 @@ def test_second_processes_are_numbered_behind_the_hosts_in_their_order() -> None
     )
     assert [packs.second_of(host) for host in packs.hosts] == [2, 3]
     assert [*packs.numbers] == [0, 1, 2, 3]
+    placement = Placement(per_worker={"CPU": 1}, num_nodes=2, max_concurrent=8, packs=packs)
+    assert placement.describe() == (
+        "2 node(s), 2 pack host(s), each with room for 4 trial(s) at a time, in up to two processes"
+    )
     alone = replace(packs, have_second=False)
     assert alone.second_of(1) is None
     assert [*alone.numbers] == [0, 1]
