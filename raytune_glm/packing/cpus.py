@@ -1,9 +1,8 @@
-"""The CPUs of a node that two processes train on: whoever trains alone has them all."""
+"""The CPUs of a host that two processes train on: whoever trains alone has them all."""
 
 from __future__ import annotations
 
 import mmap
-import struct
 import time
 
 import torch
@@ -22,10 +21,10 @@ class SharedCpus:
         """Share `count` CPUs, at least two, with a process that is to be forked."""
         self._count = count
         self._own, self._other = 0, 1
-        self._idle_since = mmap.mmap(-1, 2 * struct.calcsize("d"))
-        """When each began to be idle, by the clock that all processes of a host have."""
-        for number in (self._own, self._other):
-            self._write(number, -IDLE_SECONDS)
+        self._idle_since = memoryview(mmap.mmap(-1, 2 * 8)).cast("d")
+        """When each began to be idle, by the clock that all processes of a host have; in memory
+        that both see."""
+        self._idle_since[self._own] = self._idle_since[self._other] = -IDLE_SECONDS
 
     def take_second_place(self) -> None:
         """Be the other one, in the process that was forked."""
@@ -37,10 +36,10 @@ class SharedCpus:
         Returns:
             Whether the threads are others than before.
         """
-        self._write(self._own, _BUSY)
-        since = self._read(self._other)
+        self._idle_since[self._own] = _BUSY
+        since = self._idle_since[self._other]
         is_alone = since != _BUSY and time.monotonic() - since >= IDLE_SECONDS
-        count = self._count if is_alone else self._count // 2 + (self._own == 0) * self._count % 2
+        count = self._count if is_alone else (self._count + 1 - self._own) // 2
         if count == torch.get_num_threads():
             return False
         torch.set_num_threads(count)
@@ -48,16 +47,9 @@ class SharedCpus:
 
     def rest(self) -> None:
         """There is nothing to train."""
-        if self._read(self._own) == _BUSY:
-            self._write(self._own, time.monotonic())
+        if self._idle_since[self._own] == _BUSY:
+            self._idle_since[self._own] = time.monotonic()
 
     def forget_other(self) -> None:
         """The other process is gone."""
-        self._write(self._other, -IDLE_SECONDS)
-
-    def _write(self, number: int, value: float) -> None:
-        struct.pack_into("d", self._idle_since, number * struct.calcsize("d"), value)
-
-    def _read(self, number: int) -> float:
-        found: float = struct.unpack_from("d", self._idle_since, number * struct.calcsize("d"))[0]
-        return found
+        self._idle_since[self._other] = -IDLE_SECONDS

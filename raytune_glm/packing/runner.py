@@ -71,7 +71,6 @@ class PackRunner:
         *,
         pack_size: int,
         is_forced: bool = True,
-        tell: Callable[[Pace], None] = lambda pace: None,
     ) -> None:
         """Train on `device`; trials beyond `pack_size` wait.
 
@@ -79,13 +78,12 @@ class PackRunner:
             device: Where the base is, and the trials on it.
             pack_size: Most trials at a time.
             is_forced: Whether so many share a pass though fewer were measured to be faster.
-            tell: Told of what was measured.
         """
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._device = device
         self._pack_size = pack_size
         self._is_forced = is_forced
-        self.tell = tell
+        self.tell: Callable[[Pace], None] = lambda pace: None
         """Told of what was measured."""
         self.cpus: SharedCpus | None = None
         """Those that this process shares with another."""

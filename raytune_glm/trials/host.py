@@ -92,8 +92,8 @@ def serve(config: dict[str, Any]) -> None:
     import ray.util
 
     hide_unreserved_gpus(config["resources"])
-    door, second_door = (None if path is None else Path(path) for path in config["doors"])
-    assert door is not None, "each host has a door"
+    door = Path(config["door"])
+    second_door = Path(config["second_door"]) if config["second_door"] else None
     log_to(door.with_suffix(".log"))
     if second_door is not None and "has_died" in (files.read_json(second_door) or {}):
         second_door = None  # trials are not sent there again

@@ -167,7 +167,8 @@ class Hosts:
                 serve,
                 train_loop_config={
                     "run": self._run.model_dump(mode="json"),
-                    "doors": [str(self._door(number)), self._second_door(number)],
+                    "door": str(self._door(number)),
+                    "second_door": self._second_door(number),
                     "key": self._key,
                     "resources": resources,
                     "pack_size": self._packs.pack_size,
