@@ -56,12 +56,13 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def give_way(niceness: int = 19) -> None:
+def give_way(by: int = 19) -> None:
     """Have the thread that calls, and all that it starts, run where others leave room.
 
     Args:
-        niceness: How far it stands back, 19 the most.
+        by: How far it steps back from where it is; 19 is as far as there is.
     """
     if sys.platform == "linux":  # elsewhere a thread has no niceness of its own
         with suppress(OSError):  # a sandbox may forbid it, as all forbid to come forward again
-            os.setpriority(os.PRIO_PROCESS, 0, niceness)
+            now = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, 0, min(now + by, 19))

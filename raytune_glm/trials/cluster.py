@@ -291,8 +291,9 @@ _LOCAL_SETTINGS = {
     # settings of their own, and each takes half a second of the cores that the first trial needs.
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
-    # Ray's own 15 leaves processes that give way (19) nearly as much of a core as a host.
-    "RAY_worker_niceness": "10",
+    # A process is at Ray's own 15 only once it has imported Ray: those that start for trials would
+    # keep the host, which started before them, from nearly all of two cores until then.
+    "RAY_worker_niceness": "0",
 }
 
 

@@ -21,7 +21,7 @@ from raytune_glm.environment import give_way, uncollected
 if ray._private.worker.global_worker.mode == ray.WORKER_MODE:
     # A process for trials, and not the command. It has half a second of importing before it, which
     # hosts, with more before them, must not wait for; after that it does next to nothing.
-    give_way(15)
+    give_way(5)
 with uncollected():
     from ray import tune
 
