@@ -135,6 +135,7 @@ def _run_trials(
     sweep: SweepConfig, plan: Plan, results: ResultsFolder, ledger: Ledger, console: Console
 ) -> Ending:
     """Run the trials on Ray and score the winner."""
+    from raytune_glm.background import begin
     from raytune_glm.log import printing_to
     from raytune_glm.report.lengths import describe_lengths
     from raytune_glm.trials.cluster import leave
@@ -144,13 +145,14 @@ def _run_trials(
     from raytune_glm.trials.readiness import make_ready
 
     hosts = None
+    encoded = begin(lambda: encode(sweep, results.data), name="encode")  # while Ray starts
     try:
         placement = make_ready(sweep, plan, results, console)
         with printing_to(results.root / "ray.log"):
             if plan.execution != "solo":  # they come up meanwhile
                 hosts = Hosts(sweep, results, placement)
                 hosts.start()
-            stats = encode(sweep, results.data)
+            stats = encoded.result()
             console.print(describe_lengths(stats, plan), highlight=False, markup=False)
             return _search(sweep, plan, results, ledger, console, placement, hosts)
     finally:

@@ -248,7 +248,7 @@ FIND = (
 )
 BEFORE_HOSTS = (
     "import raytune_glm.report.settling, raytune_glm.trials.readiness, raytune_glm.trials.encoding;"
-    "from raytune_glm.trials.hosts import host_trainer; host_trainer()"
+    "from raytune_glm.trials.host_trainer import host_trainer; host_trainer()"
 )
 CHECK = LOAD + "from raytune_glm.config.check import check_sweep; check_sweep(sweep)"
 

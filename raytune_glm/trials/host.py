@@ -1,4 +1,4 @@
-"""The process of a pack host, and the trainer of Ray Train's that starts it.
+"""The process of a pack host.
 
 Read next: `raytune_glm.packing.server`.
 """
@@ -16,16 +16,12 @@ from typing import TYPE_CHECKING, Any
 from raytune_glm import files, memory
 from raytune_glm.config import RunConfig
 from raytune_glm.environment import uncollected, without
-from raytune_glm.processes import ProcessMark
 from raytune_glm.trials.doors import pace_file
 from raytune_glm.trials.occupancy import wait_for_former_workers
 from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.trainable import hide_unreserved_gpus, log_to
 
 if TYPE_CHECKING:
-    from ray.train import UserCallback
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
     from raytune_glm.packing.cpus import SharedCpus
     from raytune_glm.packing.runner import PackRunner
 
@@ -39,52 +35,6 @@ where a step took 0.5 s."""
 
 SECOND_CLOSING_SECONDS = 10.0
 """How long a host that closes waits for its second process, which was told to close before it."""
-
-
-def controller_mark(file: Path) -> UserCallback:
-    """Have Ray Train's controller write down, once its host died, which process it is itself."""
-    from ray.train import UserCallback
-
-    class Mark(UserCallback):
-        def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
-            files.write_json(file, ProcessMark.of_this().as_json())
-
-    return Mark()
-
-
-def host_trainer() -> type[DataParallelTrainer]:
-    """Ray Train's trainer without what hosts have no use for, each seconds of the first trial's.
-
-    They are one worker each, so they need no process group and hence no torch in the controller.
-    Of three processes one deals out Ray datasets. One gives devices back where a trainer is killed,
-    and a worker group waits until it is up; hosts end with the sweep, and what they hold with them.
-    One asks for machines, of which a sweep takes those that are there when it begins.
-    """
-    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-    from ray.train.v2._internal.callbacks.placement_group_callback import (
-        PlacementGroupCleanerCallback,
-    )
-    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    class AsItIs(FixedScalingPolicy):
-        def after_controller_start(self, train_run_context: Any) -> None:
-            pass
-
-        def _maybe_send_resource_request(self) -> None:
-            pass
-
-    class HostTrainer(DataParallelTrainer):
-        def _create_default_callbacks(self) -> list[Any]:
-            unused = (DatasetsCallback, PlacementGroupCleanerCallback)
-            made = super()._create_default_callbacks()
-            return [callback for callback in made if not isinstance(callback, unused)]
-
-        def _initialize_and_run_controller(self, **parts: Any) -> Any:
-            parts["scaling_policy"] = AsItIs(parts["scaling_policy"].scaling_config)
-            return super()._initialize_and_run_controller(**parts)
-
-    return HostTrainer
 
 
 def serve(config: dict[str, Any]) -> None:

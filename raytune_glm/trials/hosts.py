@@ -2,7 +2,6 @@
 
     results/<name>/ray/hosts/
       0.json   the host's address      0.log   what it had to say      0.pace.json   measured
-      0.controller.json   which process starts it again, once it has died
       0003-5.turn.json    where a trial goes that had to wait, or whose host could not go on with it
 
 A host whose process dies is started again, and its trials wait for it. Where its node is gone with
@@ -31,7 +30,6 @@ from raytune_glm import files, ladder
 from raytune_glm.config import SweepConfig, run_of, trial_run
 from raytune_glm.config.execution import hosting_obstacle
 from raytune_glm.errors import ConfigError
-from raytune_glm.processes import ProcessMark
 from raytune_glm.trials.cluster import Placement, num_places
 from raytune_glm.trials.doors import (
     PATIENCE_SECONDS,
@@ -39,7 +37,8 @@ from raytune_glm.trials.doors import (
     HostGoneError,
     connect,
 )
-from raytune_glm.trials.host import controller_mark, host_trainer, serve
+from raytune_glm.trials.host import serve
+from raytune_glm.trials.host_trainer import SETTINGS, host_trainer
 from raytune_glm.trials.progress import News, Progress
 from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.turns import Turns
@@ -48,14 +47,6 @@ if TYPE_CHECKING:
     from raytune_glm.trials.pacing import HostWatch
 
 log = logging.getLogger(__name__)
-
-_RAY_TRAIN_SETTINGS = {
-    # Ray Train looks this often whether a worker has ended; its own 2 s are felt at a sweep's end.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # A process each host that watches for machines being taken away, which none survives anyway.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-}
-"""Settings that only environment variables reach; what the user has set stays."""
 
 HEAD_START_SECONDS = 15.0
 """How long trials' processes wait at most for those of the hosts, which have more to load."""
@@ -93,6 +84,7 @@ class Hosts:
         self._visit_numbers = itertools.count()
         self._starts = itertools.count()
         self._threads: dict[int, threading.Thread] = {}
+        self._given_up = threading.Event()
         self._turns = Turns(
             len(self._packs.hosts),
             room_on=self._room_on,
@@ -110,7 +102,7 @@ class Hosts:
     def start(self) -> None:
         """Start the hosts; trials may attach at once, and wait for them."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        for name, value in _RAY_TRAIN_SETTINGS.items():
+        for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         for left in self._folder.glob("*.json*"):
             left.unlink()
@@ -143,9 +135,6 @@ class Hosts:
         second = self._packs.second_of(host)
         if second is not None:
             files.write_json(self._door(second), {"moved": str(self._door(host))})
-
-    def _controller_file(self, number: int) -> Path:
-        return self._folder / f"{number}.controller.json"
 
     def _turn_file(self, visit: str) -> Path:
         return self._folder / f"{visit}.turn.json"
@@ -186,8 +175,8 @@ class Hosts:
                     name=f"pack-host-{next(self._starts)}",
                     storage_path=str(self._results.root / "ray"),
                     failure_config=ray.train.FailureConfig(max_failures=self._run.run.max_failures),
-                    callbacks=[controller_mark(self._controller_file(number))],  # type: ignore[list-item]  # Ray's own
                 ),
+                given_up=self._given_up,
             ).fit()
         except Exception as error:
             log.exception("pack host %d ended", number)
@@ -436,12 +425,7 @@ class Hosts:
             is_served = number in self._turns.serving and "moved" not in self._seen(number)
             patience = CLOSING_SECONDS if is_served else 0
             thread.join(patience)
-            if thread.is_alive():
-                self._give_up(number)
-                thread.join(patience)
-
-    def _give_up(self, number: int) -> None:
-        """End the wait for a host that died and for which there is no room: its controller's."""
-        mark = files.read_json(self._controller_file(number))
-        if mark is not None:
-            ProcessMark(**mark).kill()
+        # What is left waits for devices, to start a host again that died.
+        self._given_up.set()
+        for thread in self._threads.values():
+            thread.join(CLOSING_SECONDS)

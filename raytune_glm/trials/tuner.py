@@ -98,7 +98,9 @@ def run_trials(
         hosts.leave_host(trial_id)
 
     packs = placement.packs
-    ramp = Ramp(len(packs.per_host), packs.pack_size) if packs else Ramp(0)
+    ramp = (
+        Ramp(len(packs.hosts), packs.pack_size, have_second=packs.have_second) if packs else Ramp(0)
+    )
     trainable = run_trial if hosts is None else PackedTrial
     metric = METRICS[sweep.search.metric]
     steering = Steering(results, ledger, run_of(sweep), progress, confirmed=confirmed)

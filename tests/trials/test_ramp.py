@@ -98,3 +98,17 @@ def test_that_a_host_leaves_its_device_and_comes_back_changes_nothing() -> None:
     ramp.serve(0)
     ramp.serve(1)
     assert ramp.has_room(4, num_left=1), "a trial took 30 s"
+
+
+def test_hosts_with_a_second_process_begin_with_a_trial_each_and_go_on_by_what_is_left() -> None:
+    clock = Clock()
+    ramp = Ramp(1, have_second=True, clock=clock)
+    assert ramp.has_room(1, num_left=8)
+    assert not ramp.has_room(2, num_left=7)
+    for number in range(2):
+        ramp.started(number)
+    clock.now = 9.0
+    assert not ramp.has_room(2, num_left=6), "27 s, two at a time"
+    clock.now = 10.0
+    assert ramp.has_room(3, num_left=6), "30 s"
+    assert not ramp.has_room(4, num_left=5)
