@@ -25,7 +25,7 @@ def begin(work: Callable[[], T], *, name: str) -> Future[T]:
     def do() -> None:
         try:
             outcome.set_result(work())
-        except BaseException as error:  # whatever it is, its place is where the outcome is asked for
+        except BaseException as error:  # it is for who asks for the outcome
             outcome.set_exception(error)
 
     threading.Thread(target=do, name=name, daemon=True).start()
