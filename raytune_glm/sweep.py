@@ -119,6 +119,8 @@ def _run(sweep: SweepConfig, plan: Plan, results: ResultsFolder, console: Consol
     ending = Ending.DONE
     if ledger.num_left or not is_settled(results, sweep):
         ending = _run_trials(sweep, plan, results, ledger, console)
+    else:
+        console.print("nothing is left to do: this sweep is finished", highlight=False)
     seconds = time.monotonic() - started
     has_winner = write_outcome(
         results, sweep, seconds=seconds, console=console, is_over=ending is not Ending.INTERRUPTED
@@ -135,7 +137,6 @@ def _run_trials(
     sweep: SweepConfig, plan: Plan, results: ResultsFolder, ledger: Ledger, console: Console
 ) -> Ending:
     """Run the trials on Ray and score the winner."""
-    from raytune_glm.background import begin
     from raytune_glm.log import printing_to
     from raytune_glm.report.lengths import describe_lengths
     from raytune_glm.trials.cluster import leave
@@ -145,14 +146,13 @@ def _run_trials(
     from raytune_glm.trials.readiness import make_ready
 
     hosts = None
-    encoded = begin(lambda: encode(sweep, results.data), name="encode")  # while Ray starts
     try:
         placement = make_ready(sweep, plan, results, console)
         with printing_to(results.root / "ray.log"):
             if plan.execution != "solo":  # they come up meanwhile
                 hosts = Hosts(sweep, results, placement)
                 hosts.start()
-            stats = encoded.result()
+            stats = encode(sweep, results.data)
             console.print(describe_lengths(stats, plan), highlight=False, markup=False)
             return _search(sweep, plan, results, ledger, console, placement, hosts)
     finally:

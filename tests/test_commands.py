@@ -173,6 +173,10 @@ def test_check_tells_where_rows_are_and_which_of_the_files_stay_beside_the_users
     [
         ("run.execution=auto", "packed, trials share one base a device, and its passes"),
         (
+            "run.pack_size=3",
+            "packed, trials share one base a device, and its passes, at most 3 trials a host",
+        ),
+        (
             "search.space.train.packing={choice: [true, false]}",
             "packed, trials share one base a device, and its passes; for trials of "
             "train.packing=True, which need workers of their own, hosts close",

@@ -18,6 +18,7 @@ from raytune_glm.config.execution import (
     hosting_obstacle,
     packing_obstacle,
     remark_pack_size,
+    remark_zero_stage,
 )
 from raytune_glm.config.limits import check_limits, remark_limits
 from raytune_glm.config.measuring import (
@@ -96,6 +97,7 @@ def check_sweep(sweep: SweepConfig) -> Plan:
         *remark_limits(sweep.search, plan.trainable),
         *remark_search(sweep.search, max_steps=plan.max_steps),
         *remark_pack_size(sweep, plan.execution, plan.obstacle),
+        *remark_zero_stage(sweep, plan.execution, plan.off_hosts),
     )
     return replace(plan, remarks=(*plan.remarks, *remarks))
 

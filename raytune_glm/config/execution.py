@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Literal, TypeAlias
 
-from raytune_glm.config.tree import RunConfig
+from raytune_glm.config.tree import RunConfig, SweepConfig
 from raytune_glm.methods import Freeze, LoRA, PromptTuning, PTuningV2
 
 Execution: TypeAlias = Literal["packed", "mixed", "hosted", "solo"]
@@ -52,6 +52,26 @@ def remark_pack_size(run: RunConfig, execution: Execution, obstacle: str | None)
         yield (
             f"run.pack_size={run.run.pack_size} has no effect, as {reason} gives each trial "
             "workers of its own: leave out either"
+        )
+
+
+def remark_zero_stage(
+    sweep: SweepConfig, execution: Execution, off_hosts: str | None
+) -> Iterator[str]:
+    """Tell of a stage of ZeRO that no trial has.
+
+    Args:
+        sweep: The settings as written.
+        execution: How its trials are trained.
+        off_hosts: Which trials have workers of their own beside the hosts.
+    """
+    stage = sweep.deepspeed.zero_stage
+    is_searched = "deepspeed.zero_stage" in sweep.search.space
+    if (stage or is_searched) and execution != "solo" and off_hosts is None:
+        value = ", which is searched," if is_searched else f"={stage}"
+        yield (
+            f"deepspeed.zero_stage{value} has no effect on pack hosts, which train without "
+            "DeepSpeed: run.execution=solo trains with it"
         )
 
 

@@ -104,7 +104,8 @@ def parse_sweep(text: str, overrides: Iterable[str] = (), *, source: str) -> Swe
         apply(tree, *parse_override(override))
         _name_sections(tree)
     check_nulls(tree)
-    sweep = _with_absolute_paths(validate(SweepConfig, tree, source=source))
+    named = f"{source} with the command line's settings" if overrides else source
+    sweep = _with_absolute_paths(validate(SweepConfig, tree, source=named))
     _refuse_searched(sweep, [parse_override(override)[0] for override in overrides])
     return sweep
 

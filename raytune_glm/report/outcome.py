@@ -120,7 +120,10 @@ def write_outcome(
         console.print(to_table(*by_variant, width=console.width))
         console.print()
     if best is None:
-        _print_why_none(rows, results, console)
+        if rows or is_over:
+            _print_why_none(rows, results, console)
+        else:
+            console.print("no trial has ended yet")
         return False
     folder = write_winner(results, sweep, best)
     receipt = read_receipt(results, best) or {}

@@ -193,10 +193,11 @@ def _execution(sweep: SweepConfig, plan: Plan) -> str:
     needs = "" if plan.obstacle is None else f", since {plan.obstacle} needs them"
     if sweep.run.execution == "solo":
         needs = ", since run.execution=solo asks for it"
+    size = "" if sweep.run.pack_size is None else f", at most {sweep.run.pack_size} trials a host"
     told = {
-        "packed": "packed, trials share one base a device, and its passes",
-        "mixed": f"mixed, trials share one base a device, and some share its passes{why}",
-        "hosted": f"hosted, a base that stays loaded, a pass for each trial{why}",
+        "packed": f"packed, trials share one base a device, and its passes{size}",
+        "mixed": f"mixed, trials share one base a device, and some share its passes{size}{why}",
+        "hosted": f"hosted, a base that stays loaded, a pass for each trial{size}{why}",
         "solo": f"solo, each trial with workers of its own{needs}",
     }[plan.execution]
     if plan.off_hosts is None:

@@ -275,7 +275,10 @@ def connect(address: str, *, log_file: Path) -> None:
 def leave() -> None:
     """Leave the cluster; of a Ray that was started here, end all processes."""
     import ray
+    from ray._private import auto_init_hook
 
+    # A thread that is still in a call of Ray's would have it started once more.
+    auto_init_hook.enable_auto_connect = False
     ray.shutdown()
 
 

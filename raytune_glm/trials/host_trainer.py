@@ -24,10 +24,14 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # A process each host that watches for machines being taken away, which none survives anyway.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # A controller has a process's logging to itself where it has a process to itself.
-    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
 }
 """Settings that only environment variables reach; what the user has set stays."""
+
+OWN_SETTINGS = {
+    # A controller may set up the logging of a process that it has to itself.
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+}
+"""The same, whatever the user has set."""
 
 LOOK_EVERY_S = 1.0
 """How often a host that waits for its devices looks whether the wait is given up."""
@@ -39,7 +43,8 @@ def host_trainer() -> Callable[..., DataParallelTrainer]:
     A host is one worker, so it needs no process group and hence no torch beside it. Of Ray Train's
     processes one deals out Ray datasets. One gives devices back where a trainer is killed, and a
     worker group waits until it is up; hosts end with the sweep, and what they hold with them. One
-    asks for machines, of which a sweep takes those that are there when it begins.
+    asks for machines, of which a sweep takes those that are there when it begins. What tells Ray's
+    state of a run tells its controller's actor, which there is none of.
 
     Its instances take `given_up` further, an event: a host that waits for its devices waits no
     longer once that is set, and `fit` raises.
@@ -48,6 +53,7 @@ def host_trainer() -> Callable[..., DataParallelTrainer]:
     from ray.train.v2._internal.callbacks.placement_group_callback import (
         PlacementGroupCleanerCallback,
     )
+    from ray.train.v2._internal.callbacks.state_manager import StateManagerCallback
     from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -64,7 +70,7 @@ def host_trainer() -> Callable[..., DataParallelTrainer]:
             self._given_up = given_up
 
         def _create_default_callbacks(self) -> list[Any]:
-            unused = (DatasetsCallback, PlacementGroupCleanerCallback)
+            unused = (DatasetsCallback, PlacementGroupCleanerCallback, StateManagerCallback)
             made = super()._create_default_callbacks()
             return [callback for callback in made if not isinstance(callback, unused)]
 

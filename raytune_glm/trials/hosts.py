@@ -21,7 +21,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ from raytune_glm.trials.doors import (
     connect,
 )
 from raytune_glm.trials.host import serve
-from raytune_glm.trials.host_trainer import SETTINGS, host_trainer
+from raytune_glm.trials.host_trainer import OWN_SETTINGS, SETTINGS, host_trainer
 from raytune_glm.trials.progress import News, Progress
 from raytune_glm.trials.records import ResultsFolder
 from raytune_glm.trials.turns import Turns
@@ -104,6 +104,7 @@ class Hosts:
         self._folder.mkdir(parents=True, exist_ok=True)
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
+        os.environ.update(OWN_SETTINGS)
         for left in self._folder.glob("*.json*"):
             left.unlink()
         for number in self._packs.hosts:
@@ -179,6 +180,8 @@ class Hosts:
                 given_up=self._given_up,
             ).fit()
         except Exception as error:
+            if self._given_up.is_set():
+                return
             log.exception("pack host %d ended", number)
             if "moved" not in self._seen(number):
                 # Those that wait at its door, or come to it later, learn that it will not open.
@@ -297,12 +300,12 @@ class Hosts:
             target=self._send_home, args=(number, PATIENCE_SECONDS), daemon=True
         ).start()
 
-    def _send_home(self, host: int, patience: float = 0) -> None:
-        """Have a host and its second process close."""
+    def _send_home(self, host: int, patience: float = 0) -> bool:
+        """Have a host and its second process close; say whether the host was there to be told."""
         second = self._packs.second_of(host)
         if second is not None and "address" in self._seen(second):
             self._tell(second, {"close": True})
-        self._tell(host, {"close": True}, patience)
+        return self._tell(host, {"close": True}, patience)
 
     def _come_back(self, number: int) -> None:
         self._news.append(News("host", number, "back", "on its device"))
@@ -385,12 +388,14 @@ class Hosts:
             self._tell(visit.host, {"dismiss": visit.name})
         self._turns.leave(trial_id)
 
-    def _tell(self, number: int, message: dict[str, Any], patience: float = 0) -> None:
+    def _tell(self, number: int, message: dict[str, Any], patience: float = 0) -> bool:
         try:
             with connect(self._door(number), self._key, patience=patience) as connection:
                 connection.send(message)
+                return True
         except (ConnectionError, HostGoneError):
             log.warning("pack host %d was not there to be told %s", number, message)
+            return False
 
     @property
     def can_score(self) -> bool:
@@ -419,13 +424,17 @@ class Hosts:
 
     def close(self) -> None:
         """Send the hosts home."""
-        for number in self._turns.serving:
-            self._send_home(number)
-        for number, thread in self._threads.items():
-            is_served = number in self._turns.serving and "moved" not in self._seen(number)
-            patience = CLOSING_SECONDS if is_served else 0
-            thread.join(patience)
-        # What is left waits for devices, to start a host again that died.
-        self._given_up.set()
-        for thread in self._threads.values():
-            thread.join(CLOSING_SECONDS)
+        told = [number for number in self._turns.serving if self._send_home(number)]
+        try:
+            _join((self._threads[number] for number in told), CLOSING_SECONDS)
+        finally:
+            # What is left is not up yet, or died and waits for devices to be started again.
+            self._given_up.set()
+        _join(self._threads.values(), CLOSING_SECONDS)
+
+
+def _join(threads: Iterable[threading.Thread], patience: float) -> None:
+    """Wait for some threads, for so many seconds in all."""
+    give_up_at = time.monotonic() + patience
+    for thread in threads:
+        thread.join(max(0.0, give_up_at - time.monotonic()))

@@ -17,8 +17,9 @@ LONG_SECONDS = 15.0
 """A trial that takes this long is worth a process of its own, however few are left."""
 
 FIRST = 4
-"""Processes a host that start before it is known how long trials take: as many as gain most of what
-sharing a pass gains, and as ASHA compares; on two cores more make the first trial wait."""
+"""Processes a host that start before it is known how long trials take, where it has no second
+process: as many as gain most of what sharing a pass gains, and as ASHA compares; on two cores more
+make the first trial wait."""
 
 FEW = 2
 """Processes a host that start in any case where it has a second process: a trial for each. Of 8
@@ -59,22 +60,12 @@ class Ramp:
         self._num_hosts = num_hosts
         self._first = min(FIRST, pack_size)
         self._few = min(FEW, pack_size) if have_second else self._first
-        self._num_serving = num_hosts
-        """Hosts, and second processes of theirs, that trials go to."""
         self._running: dict[int, float] = {}
         self._up = 0
         self._most = 0
         """Trials that there has been room for. It only grows: where none is proposed for a process
         that gets free, Ray Tune gives it to a trial whose own is still starting, and ends that."""
         self._last_took: float | None = None
-
-    def serve(self, count: int) -> None:
-        """So many take trials, hosts and their second processes.
-
-        Args:
-            count: How many.
-        """
-        self._num_serving = count
 
     def started(self, number: int) -> None:
         """A trial's process is up and at its host."""
@@ -87,27 +78,31 @@ class Ramp:
         if began is not None:
             self._last_took = self._clock() - began
 
-    def has_room(self, num_live: int, num_left: int) -> bool:
+    def has_room(self, num_live: int, num_left: int, *, num_serving: int | None = None) -> bool:
         """Whether a further trial finds a process, or is worth starting one for it.
 
         Args:
             num_live: Trials that have begun.
             num_left: Trials that have not.
+            num_serving: Hosts, and second processes of theirs, that trials go to; none: the hosts.
         """
-        left = self._seconds_left(num_left)
+        self._most = max(self._most, self._num_first)
+        if self._seconds_left(num_left) >= MORE_SECONDS:
+            self._most = max(self._most, self._first * self._num_hosts)
+        left = self._seconds_left(num_left)  # with those
         is_worth_it = self._seconds >= LONG_SECONDS or left >= WORTH_SECONDS
         further = BURST if is_worth_it else 0
-        more = self._first * self._num_hosts if left >= MORE_SECONDS else 0
-        spread = self._first * self._num_serving if left >= SPREAD_SECONDS else 0
-        self._most = max(self._most, self._num_first, more, spread, self._up + further)
+        serving = self._num_hosts if num_serving is None else num_serving
+        spread = self._first * serving if left >= SPREAD_SECONDS else 0
+        self._most = max(self._most, spread, self._up + further)
         return num_live < self._most
 
     def _seconds_left(self, num_left: int) -> float:
         """What the trials that have not begun take, as many at a time as there are processes.
 
-        Those that start in any case, and may not yet be up, are counted.
+        Those that there has been room for, and that may not yet be up, are counted.
         """
-        return self._seconds * num_left / max(self._up, self._num_first, 1)
+        return self._seconds * num_left / max(self._up, self._most, self._num_first, 1)
 
     @property
     def _num_first(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,8 @@ def run_trials(
     if sweep.search.scheduler.compares_with_finished:
         remind(scheduler, ledger)
     _import_trackers()
+    # It looks for the files of Ray Tune's own loggers, and misses them one by one in `ray.log`.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     started = time.monotonic()
     with variables(_QUIET_TUNE), handlers_kept():
         tune.Tuner(
@@ -188,10 +191,10 @@ class _Room:
     def has_more(self) -> bool:
         """Say whether a further trial has a place."""
         live = len(self._ledger.live)
-        self._ramp.serve(len(self._hosts.serving))
         if live >= self.watch.room or self._needs_all:
             return live < self.watch.room
-        return self._ramp.has_room(live, self._ledger.num_left)
+        serving = len(self._hosts.serving)
+        return self._ramp.has_room(live, self._ledger.num_left, num_serving=serving)
 
 
 def _import_trackers() -> None:

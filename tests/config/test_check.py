@@ -590,6 +590,14 @@ def test_a_search_that_does_otherwise_than_its_parts_promise_is_remarked(
     assert remark is None or remark in remarks[0]
 
 
+def test_a_stage_of_zero_that_no_trial_has_is_remarked(file: Path) -> None:
+    [remark] = check(file, "deepspeed.zero_stage=2").remarks
+    assert "deepspeed.zero_stage=2 has no effect on pack hosts" in remark
+    remarks = check(file, "search.space.deepspeed.zero_stage={choice: [0, 1]}").remarks
+    assert any("deepspeed.zero_stage, which is searched, has no effect" in it for it in remarks)
+    assert check(file, "deepspeed.zero_stage=2", "run.execution=solo").remarks == ()
+
+
 def test_a_pack_size_for_trials_that_share_nothing_is_remarked(file: Path) -> None:
     [remark] = check(file, "run.pack_size=3", "run.execution=solo").remarks
     assert "run.pack_size=3 has no effect, as run.execution=solo gives" in remark

@@ -402,7 +402,7 @@ def test_a_fault_is_one_line_with_its_path_rule_and_value(
     with pytest.raises(ConfigError) as raised:
         load_sweep(file, [override])
     head, *lines = str(raised.value).splitlines()
-    assert head == f"{file} has 1 fault:"
+    assert head == f"{file} with the command line's settings has 1 fault:"
     assert len(lines) == 1
     assert line in lines[0]
 

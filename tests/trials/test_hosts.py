@@ -75,7 +75,7 @@ def test_a_killed_host_costs_its_trials_one_reporting_interval_at_most(tmp_path:
 
 
 HOSTS = """
-import json, os, signal, sys, time
+import json, os, signal, sys, threading, time
 from pathlib import Path
 from raytune_glm import files
 from raytune_glm.config import load_sweep, run_of
@@ -118,7 +118,9 @@ try:
     told = act()
 finally:
     hosts.close()
+    looked_after = [thread.name for thread in threading.enumerate() if "pack-host" in thread.name]
     cluster.leave()
+assert not looked_after
 print(json.dumps([*told, hosts.news()]))
 """
 """What has hosts without Ray Tune do what `act` says."""
@@ -208,13 +210,13 @@ def act():
 
 @needs_two_cpus
 def test_a_killed_host_takes_its_second_process_along_and_both_come_back(tmp_path: Path) -> None:
-    space = {"method.rank": {"choice": [2, 4, 8, 16]}}
-    search = {"metric": "eval_loss", "num_trials": 4, "sampler": {"name": "grid"}, "space": space}
+    space = {"method.rank": {"choice": [4, 8]}}
+    search = {"metric": "eval_loss", "num_trials": 2, "sampler": {"name": "grid"}, "space": space}
     command = Command(
         tmp_path,
         {"data": {"max_dev_rows": 4}, "train": small_steps(80), "search": search},
     )
-    trials = [command.root / f"trials/{number:04d}" for number in range(4)]
+    trials = [command.root / f"trials/{number:04d}" for number in range(2)]
     doors = [command.root / f"ray/hosts/{number}.json" for number in (0, 1)]
 
     def pids() -> list[int]:
@@ -238,3 +240,40 @@ def test_a_killed_host_takes_its_second_process_along_and_both_come_back(tmp_pat
         assert starts[1] > 0, "the host died before the trial had saved"
         assert step - starts[1] <= INTERVAL
         assert reported_steps(trial) == list(range(INTERVAL, 81, INTERVAL))
+
+
+def test_a_host_that_waits_for_devices_is_given_up_with_its_sweep(tmp_path: Path) -> None:
+    """Those of another sweep have the devices."""
+    told, threads, news = run_hosts(
+        Command(tmp_path, {"search": sweep_of(2)}),
+        """
+def act():
+    from ray.util import placement_group_table
+    while "address" not in (files.read_json(results.root / "ray/hosts/0.json") or {}):
+        time.sleep(0.1)
+    others = Hosts(sweep, ResultsFolder(results.root / "beside"), placement)
+    others.start()
+    while all(devices["state"] == "CREATED" for devices in placement_group_table().values()):
+        time.sleep(0.1)
+    others.close()
+    threads = sum("pack-host" in thread.name for thread in threading.enumerate())
+    return (files.read_json(results.root / "beside/ray/hosts/0.json") or {}), threads
+""",
+    )
+    assert threads == 1, "the one that looks after the host that is up"
+    assert told == {}, "nobody is told of an error that is none"
+    assert news == []
+
+
+def test_ctrl_c_while_a_host_comes_up_ends_the_command_and_all_that_it_started(
+    tmp_path: Path,
+) -> None:
+    command = Command(tmp_path, {"search": sweep_of(2)})
+    with command.started() as process:
+        wait_until((command.root / "ray/hosts/0.json").exists, 300)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert command.processes_after(30) == []
+    assert "interrupted: run the same command again to go on" in out + err
+    assert "winner" not in out

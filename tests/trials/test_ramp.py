@@ -75,40 +75,32 @@ def test_a_sweep_whose_only_process_failed_at_once_starts_another() -> None:
     assert ramp.has_room(0, num_left=1)
 
 
-def test_second_processes_have_as_many_again_where_a_minutes_work_is_left() -> None:
-    clock, ramp = four_started()
-    ramp.serve(2)
-    clock.now = 4.0
-    ramp.ended(0)
-    assert not ramp.has_room(4, num_left=59), "less than a minute, four at a time"
-    assert ramp.has_room(7, num_left=60)
-    assert not ramp.has_room(8, num_left=60)
-    small = Ramp(1, pack_size=2, clock=clock)
-    small.serve(2)
-    small.started(0)
-    clock.now = 8.0
-    assert not small.has_room(2, num_left=29), "two at a time"
-    assert small.has_room(3, num_left=30)
-
-
-def test_that_a_host_leaves_its_device_and_comes_back_changes_nothing() -> None:
-    clock, ramp = four_started()
-    clock.now = 30.0
-    ramp.ended(0)
-    ramp.serve(0)
-    ramp.serve(1)
-    assert ramp.has_room(4, num_left=1), "a trial took 30 s"
-
-
 def test_hosts_with_a_second_process_begin_with_a_trial_each_and_go_on_by_what_is_left() -> None:
     clock = Clock()
     ramp = Ramp(1, have_second=True, clock=clock)
-    assert ramp.has_room(1, num_left=8)
-    assert not ramp.has_room(2, num_left=7)
-    for number in range(2):
-        ramp.started(number)
-    clock.now = 9.0
-    assert not ramp.has_room(2, num_left=6), "27 s, two at a time"
-    clock.now = 10.0
-    assert ramp.has_room(3, num_left=6), "30 s"
-    assert not ramp.has_room(4, num_left=5)
+    assert ramp.has_room(1, num_left=80)
+    assert not ramp.has_room(2, num_left=80)
+    ramp.started(0)
+    ramp.started(1)
+    clock.now = 2.0
+    ramp.ended(0)
+    assert not ramp.has_room(2, num_left=29, num_serving=2), "29 s, two at a time"
+    assert ramp.has_room(3, num_left=78, num_serving=2), "78 s, two at a time"
+    assert not ramp.has_room(4, num_left=78, num_serving=2), "39 s with those that are starting"
+    ramp.started(2)
+    ramp.started(3)
+    assert not ramp.has_room(4, num_left=119, num_serving=2), "less than a minute, four at a time"
+    assert not ramp.has_room(4, num_left=120), "there is no second process yet"
+    assert ramp.has_room(7, num_left=120, num_serving=2)
+    assert not ramp.has_room(8, num_left=120, num_serving=2)
+
+
+def test_a_pack_with_room_for_few_has_no_more_processes_on_either_process_of_its_host() -> None:
+    clock = Clock()
+    ramp = Ramp(1, pack_size=1, have_second=True, clock=clock)
+    assert not ramp.has_room(1, num_left=80)
+    ramp.started(0)
+    clock.now = 2.0
+    ramp.ended(0)
+    assert ramp.has_room(1, num_left=78, num_serving=2)
+    assert not ramp.has_room(2, num_left=78, num_serving=2)

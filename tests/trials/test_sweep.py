@@ -150,6 +150,7 @@ def test_the_same_command_again_prints_the_leaderboard_and_trains_nothing(
     done = command.run()
     assert done.returncode == 0, done.stderr
     assert "winner      trial 0" in done.stdout
+    assert "nothing is left to do: this sweep is finished" in done.stdout
     assert "started" not in done.stdout
     assert command.rows() == before
 
