@@ -17,14 +17,13 @@ LONG_SECONDS = 15.0
 """A trial that takes this long is worth a process of its own, however few are left."""
 
 FIRST = 4
-"""Processes a host that start before it is known how long trials take, where it has no second
-process: as many as gain most of what sharing a pass gains, and as ASHA compares; on two cores more
-make the first trial wait."""
+"""Processes a host that start before it is known how long trials take: as many as gain most of what
+sharing a pass gains, and as ASHA compares; on two cores more make the first trial wait."""
 
 FEW = 2
-"""Processes a host that start in any case where it has a second process: a trial for each. Of 8
-trials of 2 s on two cores, four took 26.1 s in the mean from the command's start to its end, three
-23.7 and two 23.8."""
+"""The same where a host has a second process, and no scheduler holds trials to each other: a trial
+for each. Of 8 trials of 2 s on two cores, four took 26.1 s in the mean from the command's start to
+its end, three 23.7 and two 23.8. With ASHA the first two would train on, having none to lose to."""
 
 MORE_SECONDS = 30.0
 """How long the trials that are left must take for `FIRST` processes a host that begins with `FEW`:
@@ -45,7 +44,7 @@ class Ramp:
         num_hosts: int,
         pack_size: int = FIRST,
         *,
-        have_second: bool = False,
+        begins_with_few: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with no process.
@@ -53,13 +52,13 @@ class Ramp:
         Args:
             num_hosts: Pack hosts.
             pack_size: Most trials on one.
-            have_second: Whether each may have a second process.
+            begins_with_few: Whether `FEW` processes a host start first, and not `FIRST`.
             clock: Gives seconds.
         """
         self._clock = clock
         self._num_hosts = num_hosts
         self._first = min(FIRST, pack_size)
-        self._few = min(FEW, pack_size) if have_second else self._first
+        self._few = min(FEW, pack_size) if begins_with_few else self._first
         self._running: dict[int, float] = {}
         self._up = 0
         self._most = 0

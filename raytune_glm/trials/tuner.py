@@ -99,9 +99,10 @@ def run_trials(
         hosts.leave_host(trial_id)
 
     packs = placement.packs
-    ramp = (
-        Ramp(len(packs.hosts), packs.pack_size, have_second=packs.have_second) if packs else Ramp(0)
-    )
+    ramp = Ramp(0)
+    if packs is not None:
+        begins_with_few = packs.have_second and not sweep.search.scheduler.stops
+        ramp = Ramp(len(packs.hosts), packs.pack_size, begins_with_few=begins_with_few)
     trainable = run_trial if hosts is None else PackedTrial
     metric = METRICS[sweep.search.metric]
     steering = Steering(results, ledger, run_of(sweep), progress, confirmed=confirmed)

@@ -75,9 +75,9 @@ def test_a_sweep_whose_only_process_failed_at_once_starts_another() -> None:
     assert ramp.has_room(0, num_left=1)
 
 
-def test_hosts_with_a_second_process_begin_with_a_trial_each_and_go_on_by_what_is_left() -> None:
+def test_hosts_that_begin_with_a_trial_for_each_process_go_on_by_what_is_left() -> None:
     clock = Clock()
-    ramp = Ramp(1, have_second=True, clock=clock)
+    ramp = Ramp(1, begins_with_few=True, clock=clock)
     assert ramp.has_room(1, num_left=80)
     assert not ramp.has_room(2, num_left=80)
     ramp.started(0)
@@ -97,7 +97,7 @@ def test_hosts_with_a_second_process_begin_with_a_trial_each_and_go_on_by_what_i
 
 def test_a_pack_with_room_for_few_has_no_more_processes_on_either_process_of_its_host() -> None:
     clock = Clock()
-    ramp = Ramp(1, pack_size=1, have_second=True, clock=clock)
+    ramp = Ramp(1, pack_size=1, begins_with_few=True, clock=clock)
     assert not ramp.has_room(1, num_left=80)
     ramp.started(0)
     clock.now = 2.0
