@@ -85,7 +85,7 @@ class Ramp:
             num_left: Trials that have not.
             num_serving: Hosts, and second processes of theirs, that trials go to; none: the hosts.
         """
-        self._most = max(self._most, self._num_first)
+        self._most = max(self._most, self._few * self._num_hosts)
         if self._seconds_left(num_left) >= MORE_SECONDS:
             self._most = max(self._most, self._first * self._num_hosts)
         left = self._seconds_left(num_left)  # with those
@@ -101,12 +101,7 @@ class Ramp:
 
         Those that there has been room for, and that may not yet be up, are counted.
         """
-        return self._seconds * num_left / max(self._up, self._most, self._num_first, 1)
-
-    @property
-    def _num_first(self) -> int:
-        """Processes that start in any case."""
-        return self._few * self._num_hosts
+        return self._seconds * num_left / max(self._up, self._most, 1)
 
     @property
     def _seconds(self) -> float:
