@@ -279,6 +279,8 @@ def leave() -> None:
 
     # A thread that is still in a call of Ray's would have it started once more.
     auto_init_hook.enable_auto_connect = False
+    # What still waits for a dashboard that is coming up finds Ray gone, and would say so.
+    logging.getLogger("ray._private.services").setLevel(logging.CRITICAL)
     ray.shutdown()
 
 

@@ -265,13 +265,13 @@ def act():
     assert news == []
 
 
-def test_ctrl_c_while_a_host_comes_up_ends_the_command_and_all_that_it_started(
+def test_sigterm_while_a_host_comes_up_ends_the_command_and_all_that_it_started(
     tmp_path: Path,
 ) -> None:
     command = Command(tmp_path, {"search": sweep_of(2)})
     with command.started() as process:
         wait_until((command.root / "ray/hosts/0.json").exists, 300)
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         out, err = process.communicate(timeout=60)
         assert process.returncode == 1
         assert command.processes_after(30) == []
