@@ -7,9 +7,11 @@ import math
 import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from raytune_glm.config import RunConfig, SweepConfig
 from raytune_glm.config.execution import Execution
@@ -281,7 +283,20 @@ def leave() -> None:
     auto_init_hook.enable_auto_connect = False
     # What still waits for a dashboard that is coming up finds Ray gone, and would say so.
     logging.getLogger("ray._private.services").setLevel(logging.CRITICAL)
+    started = list(_processes_of_ray())
     ray.shutdown()
+    # Its agents may stay where their raylet was killed before it had ended them.
+    for process in started:
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def _processes_of_ray() -> Iterator[psutil.Process]:
+    """What a Ray that was started here has started in turn, under the names that Ray gives."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "".join(process.cmdline()).startswith("ray::"):
+                yield process
 
 
 def _no_cluster(address: str, reason: str) -> ResourceError:
